@@ -1,0 +1,197 @@
+"""`penname write`: one request, one draft, and on asking the way it came about; and `penname tasks`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from penname.cli.options import Db, Json, Model, Prompts, open_model, open_store, read_text
+from penname.cli.output import clean, day, line, note, progress, say, say_json, table
+from penname.errors import BadInputError
+
+if TYPE_CHECKING:
+    from penname.records import Draft, Prompt, Request
+    from penname.store import Store
+    from penname.writer import Writer
+
+
+def write(
+    text: Annotated[
+        str, typer.Argument(metavar="REQUEST", help="What to write about; - reads it from stdin.")
+    ],
+    users: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--user", "-u", metavar="USER", help="Whom to write as; once for each author, in their order."
+        ),
+    ] = None,
+    task: Annotated[
+        str,
+        typer.Option("--task", "-t", metavar="TASK", help="The kind of text: see `penname tasks`."),
+    ] = "write",
+    method: Annotated[
+        str,
+        typer.Option("--method", metavar="METHOD", help="none, retrieval, step-back, or two joined by +."),
+    ] = "step-back+retrieval",
+    k: Annotated[int, typer.Option("--k", min=1, metavar="N", help="Documents retrieved per author.")] = 5,
+    retriever: Annotated[
+        str,
+        typer.Option("--retriever", metavar="NAME", help="lexical, dense, fusion, recency or random."),
+    ] = "lexical",
+    before: Annotated[
+        str | None,
+        typer.Option("--before", metavar="DATE", help="Use only what was written before this ISO date."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, metavar="N", help="The same seed, the same draft.")
+    ] = 0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0, metavar="T", help="0: always the likeliest word.")
+    ] = 0.7,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option("--max-tokens", min=1, metavar="N", help="Cut the draft there; default: the task's."),
+    ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show, on stderr, profiles, documents, the prompt, tokens, times."),
+    ] = False,
+    db: Db = None,
+    model: Model = None,
+    prompts: Prompts = None,
+    json: Json = False,
+) -> None:
+    """Write a text as a user would, or as several users together.
+
+    The draft, and nothing else, goes to stdout. With --json it is the draft with all that went into it.
+
+    Example: penname write --user alice --task email "Moving Thursday's meeting"
+    """
+    from penname.retrieve import retriever as find_retriever
+    from penname.tasks import PromptTexts
+    from penname.writer import Writer, stages
+
+    if stages(method) and not users:
+        raise typer.BadParameter(f"method {method!r} needs at least one user", param_hint="--user")
+    request = _request(text, users or [], task, before)
+    texts = PromptTexts.load(prompts)
+    with open_store(db) as store:
+        _check_known(store, request)
+        search = find_retriever(retriever, seed)
+        writer = Writer(
+            store,
+            open_model(model),
+            method,
+            search=search,
+            k=k,
+            texts=texts,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            seed=seed,
+            note=note,
+        )
+        if sys.stdout.isatty() and not (explain or json):
+            _stream(writer, request)
+            return
+        with progress("writing"):
+            draft = writer.write(request)
+    if explain:
+        _explain(draft)
+    if json:
+        say_json(draft.model_dump(mode="json"))
+        return
+    if not explain:
+        for left_out in draft.dropped:
+            note(f"left out: {left_out}")
+    if draft.finish == "length":
+        note(f"the draft was cut at its limit, {draft.completion_tokens} tokens (--max-tokens)")
+    say(draft.text)
+
+
+def tasks(json: Json = False) -> None:
+    """List the kinds of text that `penname write --task` knows.
+
+    Example: penname tasks
+    """
+    from penname.tasks import TASKS
+
+    if json:
+        for task in TASKS.values():
+            say_json({"name": task.name, "help": task.help, "max_tokens": task.max_tokens})
+        return
+    table(("task", "writes", "tokens"), [(task.name, task.help, task.max_tokens) for task in TASKS.values()])
+
+
+def _request(text: str, users: Sequence[str], task: str, before: str | None) -> Request:
+    """The request that the arguments stand for.
+
+    Raises:
+        BadInputError: no text, or binary, a user named twice, or a date that is none.
+    """
+    from penname.records import Request, check_text
+
+    written = check_text(read_text("-") if text == "-" else text)
+    if not written.strip():
+        raise BadInputError("the request is empty: say what to write")
+    named: dict[str, Any] = {} if before is None else {"before": before}
+    return Request(task=task, input=written, users=tuple(users), **named)
+
+
+def _check_known(store: Store, request: Request) -> None:
+    """Raise for a user or task that is not there, before the seconds that loading a model takes."""
+    from penname.tasks import task
+
+    task(request.task)
+    for user in request.users:
+        store.user(user)
+
+
+def _stream(writer: Writer, request: Request) -> None:
+    """The draft, piece by piece, as the model writes it."""
+    for piece in writer.stream(request):
+        print(clean(piece), end="", flush=True)
+    print()
+
+
+def _explain(draft: Draft) -> None:
+    """How the draft came about, on stderr."""
+    note(f"method {draft.method}, model {draft.model}, seed {draft.seed}")
+    for profile in draft.profiles:
+        _section(f"profile of {profile.user}, version {profile.version}", profile.text)
+    if draft.documents:
+        _section("documents retrieved")
+        rows = [
+            (
+                f"{hit.score:.3f}",
+                hit.user,
+                day(hit.document.written_at),
+                hit.document.id,
+                hit.document.title or line(hit.document.text, 60),
+            )
+            for hit in draft.documents
+        ]
+        table(("score", "user", "date", "id", "document"), rows, stderr=True)
+    if draft.dropped:
+        _section("left out", "\n".join(draft.dropped))
+    _section("prompt, as sent", _prompt(draft.prompt))
+    times = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in draft.seconds.items())
+    _section(
+        "tokens and times",
+        f"{draft.prompt_tokens:,} of the prompt, {draft.completion_tokens:,} written; {times}",
+    )
+    _section("draft")
+
+
+def _section(title: str, text: str = "") -> None:
+    note(f"\n── {title} ──")
+    if text:
+        note(text)
+
+
+def _prompt(prompt: Prompt) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"[{message.role}]\n{message.content}" for message in prompt)

@@ -1,0 +1,111 @@
+"""What every language model can do, whatever runs it. Backends import this; callers `penname.lm`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from penname.records import Prompt
+
+Shape = Literal["completion", "chat"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw a text."""
+
+    max_tokens: int = 256  # tokens generated at most
+    temperature: float = 0.7  # 0: greedy
+    top_p: float = 0.95  # nucleus; 1: off
+    stop: tuple[str, ...] = ()  # the text ends before the first of these
+    seed: int = 0  # same seed, prompts and backend: same texts
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One text that a model wrote; `finish` is "length" where it was cut at `max_tokens`."""
+
+    text: str
+    prompt_tokens: int
+    tokens: int
+    finish: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a completion is after its prompt. Natural logarithms.
+
+    `total` is the sum over the completion's `tokens` tokens; `per_token` holds them one by one, in order.
+    """
+
+    total: float
+    tokens: int
+    per_token: tuple[float, ...]
+
+
+def sample_seed(seed: int, prompt: Prompt, number: int) -> int:
+    """The seed of sample `number` (from 0) of `prompt`, from 0 to 2^31 - 1; the same on every machine.
+
+    It hangs on the prompt's content and not on its place in a batch, so that a batch can be cut in any way.
+    """
+    content = prompt if isinstance(prompt, str) else [[turn.role, turn.content] for turn in prompt]
+    digest = hashlib.sha256(json.dumps([seed, content, number]).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1  # 31 bits: some servers keep seeds as signed integers
+
+
+class LanguageModel(Protocol):
+    """A language model behind one interface."""
+
+    # Read-only here, for what is not set but found out on first use.
+    @property
+    def name(self) -> str:
+        """What a person called it."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the weights (or the server's model) change: part of every cache key."""
+        ...
+
+    @property
+    def shape(self) -> Shape:
+        """Which of the two shapes of a request it wants."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Tokens, prompt and completion together."""
+        ...
+
+    def count(self, prompt: Prompt) -> int:
+        """Tokens of `prompt` as this model would see it (chat template included)."""
+        ...
+
+    def generate(
+        self, prompts: Sequence[Prompt], n: int = 1, sampling: Sampling = Sampling()
+    ) -> list[list[Generation]]:
+        """`n` texts for each prompt, in the prompts' order.
+
+        Samples of one prompt differ (each has a seed of its own, derived from `sampling.seed`, its prompt's
+        content and its number), and do not depend on which other prompts share the batch, as far as
+        the backend's arithmetic allows.
+
+        Raises:
+            PromptTooLongError: a prompt and `max_tokens` do not fit into the context.
+        """
+        ...
+
+    def stream(self, prompt: Prompt, sampling: Sampling = Sampling()) -> Iterator[str]:
+        """The text as it is written, piece by piece; joined it is what `generate` gives."""
+        ...
+
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Score]:
+        """log p(completion | prompt) for each pair."""
+        ...
+
+    def choose(self, prompt: Prompt, options: Sequence[str]) -> list[float]:
+        """Probability of each option as the continuation of `prompt`, normalised to sum to 1."""
+        ...

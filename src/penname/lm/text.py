@@ -1,0 +1,151 @@
+"""Between text and tokens: prompts in, texts out as their tokens come."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from penname.errors import BadInputError
+from penname.lm.base import Generation, Sampling
+from penname.lm.stops import stop_at
+from penname.records import Message, Prompt, check_text
+
+# Names that end tokens go by. Small models end a text with one that their configuration does not name.
+_END_NAMES = (
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "</s>",
+    "<eos>",
+)
+_UNFINISHED = "\ufffd"  # what a decoder gives for bytes that are no whole character yet
+_JOINER = "\u200b"  # zero-width space: splits a control token without changing how the text looks
+
+
+class Codec:
+    """A tokenizer of transformers, used in one way by all backends.
+
+    What users wrote is data: the names of control tokens in a prompt are encoded as the plain characters that
+    they are, so no text can end a turn or begin one.
+
+    Args:
+        tokenizer: a tokenizer of transformers.
+        ends: token ids that end a text, besides those that the tokenizer itself has.
+    """
+
+    def __init__(self, tokenizer: Any, ends: Iterable[int] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()  # a tokenizer keeps its settings of the moment in itself
+        added = {token.content: at for at, token in tokenizer.added_tokens_decoder.items()}
+        special = {t.content: at for at, t in tokenizer.added_tokens_decoder.items() if t.special}
+        self._control = sorted((name for name in added if len(name) > 1), key=len, reverse=True)
+        own = {tokenizer.eos_token_id, tokenizer.bos_token_id} - {
+            None
+        }  # after a beginning comes another text
+        self.ends = frozenset(own | {special[name] for name in _END_NAMES if name in special} | set(ends))
+        between = special.get("<|endoftext|>"), tokenizer.eos_token_id, tokenizer.bos_token_id
+        self._start = next((token for token in between if token is not None), 0)
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the model has a chat template."""
+        return bool(self._tokenizer.chat_template)
+
+    def prompt(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt, at least one (an empty prompt is the token that begins texts).
+
+        Raises:
+            BadInputError: a conversation that the model's chat template refuses, or for which it has none.
+        """
+        if isinstance(prompt, str):
+            ids = self._encode(prompt, begin=True, plain=True)
+        else:
+            ids = self._encode(self._render(prompt), begin=False, plain=False)
+        return ids or [self._start]
+
+    def completion(self, text: str) -> list[int]:
+        """Token ids of what follows a prompt: nothing is put before it."""
+        return self._encode(text, begin=False, plain=True)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, control tokens left out."""
+        text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text)
+
+    def _encode(self, text: str, *, begin: bool, plain: bool) -> list[int]:
+        check_text(text)
+        with self._lock:
+            encoded = self._tokenizer(
+                text, add_special_tokens=begin, split_special_tokens=plain, verbose=False
+            )
+        return list(encoded["input_ids"])
+
+    def _render(self, prompt: tuple[Message, ...]) -> str:
+        if not self.has_template:
+            raise BadInputError("this model has no chat template: give it plain text (shape = 'completion')")
+        from jinja2 import TemplateError
+
+        turns = [{"role": m.role, "content": self._as_data(m.content)} for m in prompt]
+        try:
+            rendered = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        except (TemplateError, IndexError) as error:
+            raise BadInputError(f"the model's chat template refuses this conversation: {error}") from error
+        return str(rendered)
+
+    def _as_data(self, content: str) -> str:
+        """`content` with the names of control tokens broken up: the template's own lie in the same text."""
+        for name in self._control:
+            if name in content:
+                content = content.replace(name, name[0] + _JOINER + name[1:])
+        return content
+
+
+class Writing:
+    """One text while it is written: tokens go in, and it says when to end and why.
+
+    `text` grows by whole characters only. `finish` is None until the text has ended.
+    """
+
+    def __init__(self, codec: Codec, prompt: Sequence[int], sampling: Sampling) -> None:
+        self._codec = codec
+        self._sampling = sampling
+        self.prompt = prompt
+        self.ids: list[int] = []
+        self.text = ""
+        self.finish: Literal["stop", "length"] | None = None
+        self._window = 0  # tokens are decoded from here: some change with the one before them
+        self._read = 0  # tokens that `text` already holds
+
+    def push(self, token: int) -> None:
+        """Take the next token."""
+        if token in self._codec.ends:
+            self.finish = "stop"
+            self._take(last=True)
+            return
+        self.ids.append(token)
+        full = len(self.ids) >= self._sampling.max_tokens
+        self._take(last=full)
+        if stop_at(self.text, self._sampling.stop) < len(self.text):
+            self.finish = "stop"
+        elif full:
+            self.finish = "length"
+
+    def generation(self) -> Generation:
+        """The text up to its first stop string, with its counts."""
+        text = self.text[: stop_at(self.text, self._sampling.stop)]
+        return Generation(text, len(self.prompt), len(self.ids), self.finish or "length")
+
+    def _take(self, *, last: bool) -> None:
+        """Move what the new tokens say into `text`; at the end, bytes of half a character are dropped."""
+        held = self._codec.decode(self.ids[self._window : self._read])
+        text = self._codec.decode(self.ids[self._window :])
+        if last:
+            text = text.rstrip(_UNFINISHED)
+        elif text.endswith(_UNFINISHED):
+            return
+        self.text += text[len(held) :]
+        self._window, self._read = self._read, len(self.ids)

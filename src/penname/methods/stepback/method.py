@@ -1,0 +1,254 @@
+"""Step-Back Profiling (arXiv 2406.14275): distil each history into a concise profile, kept and versioned.
+
+A profile is made again only when the history, the model or the texts of the questions have changed; then only
+the parts that are new are asked. Users are profiled in batches: all their questions go to the model together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from penname.errors import BadInputError, EmptyHistoryError
+from penname.lm.base import LanguageModel, Sampling
+from penname.methods.stepback.config import StepBackConfig
+from penname.methods.stepback.facts import (
+    describe_length,
+    describe_manner,
+    favoured_words,
+    habits,
+    measure,
+)
+from penname.methods.stepback.gist import Gister, Part
+from penname.methods.stepback.parse import Gist
+from penname.records import Document, Profile, digest
+from penname.store import Store, UserStore
+from penname.tasks import PromptTexts
+
+WINDOW = 32  # histories whose questions are asked together: bounds memory, and what a kill can lose
+
+
+@dataclass(frozen=True)
+class History:
+    """The documents a profile is made of: a user's, `before` a moment, without those in `exclude`."""
+
+    user: str
+    before: datetime | None = None
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass
+class _Work:
+    """A history on its way to a profile."""
+
+    history: History
+    user: UserStore
+    documents: list[Document]
+    fingerprint: str
+    whole: bool  # all that the user ever wrote
+    parts: list[Part] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    profile: Profile | None = None
+
+
+def profile_histories(
+    store: Store,
+    model: LanguageModel,
+    histories: Sequence[History],
+    *,
+    texts: PromptTexts | None = None,
+    config: StepBackConfig = StepBackConfig(),
+    refresh: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> list[Profile]:
+    """The profile of each history, in order: the stored one where nothing has changed, else a new one.
+
+    A profile that its user has edited stays the one in use until `refresh` is given; a history with a
+    moment `before` or with exclusions never uses it, as it may know what came later.
+
+    Args:
+        refresh: make every profile anew, edited ones too (the edited version stays in the store).
+        progress: called with (histories done, histories in all).
+        note: called with a sentence where something is worth saying (an edited profile that lags behind).
+
+    Raises:
+        UnknownUserError: no such user.
+        EmptyHistoryError: a history holds no document.
+    """
+    gister = Gister(model, texts or PromptTexts.load(), config)
+    say = note or (lambda _: None)
+    done: list[Profile] = []
+    for start in range(0, len(histories), WINDOW):
+        window = [_open(store, history, gister) for history in histories[start : start + WINDOW]]
+        for work in window:
+            work.profile = _kept(work, refresh, say)
+        open_work = [work for work in window if work.profile is None]
+        _gist(gister, open_work)
+        for work in open_work:
+            work.profile = _store(gister, work, say)
+        done.extend(work.profile for work in window if work.profile is not None)
+        if progress:
+            progress(len(done), len(histories))
+    return done
+
+
+def edit_profile(store: Store, user: str, text: str) -> Profile:
+    """Store `text` as the profile of `user`, marked as edited; it is in use from now on.
+
+    Raises:
+        UnknownUserError: no such user.
+        BadInputError: the text is blank.
+    """
+    if not text.strip():
+        raise BadInputError(f"the profile of {user!r} would be empty: nothing was changed")
+    opened = store.user(user)
+    latest = opened.profile() or Profile(user=user, text=text)
+    update = {
+        "text": text.strip(),
+        "edited": True,
+        "created_at": datetime.now(UTC),
+        "documents": tuple(document.id for document in opened.documents()),
+        "fingerprint": "",  # no history makes this profile again
+    }
+    return opened.add_profile(latest.model_copy(update=update))
+
+
+def _open(store: Store, history: History, gister: Gister) -> _Work:
+    user = store.user(history.user)
+    documents = user.documents(before=history.before, exclude=history.exclude)
+    if not documents:
+        when = f" before {history.before.isoformat()}" if history.before else ""
+        raise EmptyHistoryError(
+            f"user {history.user!r} has no documents{when}: import some with `penname import`, "
+            "or write without a profile (--method none)"
+        )
+    content = [document.content_hash for document in documents]
+    fingerprint = digest([gister.fingerprint, content])
+    return _Work(history, user, documents, fingerprint, whole=len(documents) == user.count)
+
+
+def _kept(work: _Work, refresh: bool, say: Callable[[str], None]) -> Profile | None:
+    """The stored profile that serves, if one does."""
+    if refresh:
+        return None
+    if work.whole:
+        latest = work.user.profile()
+        if latest is not None and latest.edited:
+            if latest.documents != tuple(document.id for document in work.documents):
+                say(
+                    f"the profile of {work.history.user!r} was edited by hand and its history has changed "
+                    "since: it is used as it is (--refresh makes a new one)"
+                )
+            return latest
+    stored = work.user.profile(work.fingerprint)
+    return None if stored is None or stored.edited else stored
+
+
+def _gist(gister: Gister, works: Sequence[_Work]) -> None:
+    """Fill in every work's answers: map, then (chat models) reduce until one note is left."""
+    for work in works:
+        work.parts = gister.parts(work.documents)
+    _ask(gister, works)
+    if gister.model.shape == "completion":
+        return
+    while unmerged := [work for work in works if len(work.answers) > 1]:
+        for work in unmerged:
+            work.parts = gister.merge(work.answers)
+        _ask(gister, unmerged)
+
+
+def _ask(gister: Gister, works: Sequence[_Work]) -> None:
+    """Answer all parts of all works: from what is kept, else in one batch, and keep the answers."""
+    users = {work.user.id: work.user for work in works}
+    parts: dict[str, dict[str, Part]] = {name: {} for name in users}  # a user may have several histories here
+    for work in works:
+        parts[work.user.id].update({part.key: part for part in work.parts})
+    known = {name: users[name].gists(of_user) for name, of_user in parts.items()}
+    wanted = [
+        (name, part)
+        for name, of_user in parts.items()
+        for part in of_user.values()
+        if part.key not in known[name]
+    ]
+    sampling = Sampling(
+        max_tokens=gister.answer_tokens, temperature=gister.config.temperature, top_p=1.0, stop=gister.stop
+    )
+    answers = gister.model.generate([part.prompt for _, part in wanted], 1, sampling) if wanted else []
+    fresh: dict[str, dict[str, str]] = {}
+    for (name, part), [answer] in zip(wanted, answers, strict=True):
+        fresh.setdefault(name, {})[part.key] = answer.text.strip()
+    for name, texts in fresh.items():
+        users[name].put_gists(texts)
+        known[name].update(texts)
+    for work in works:
+        work.answers = [known[work.user.id][part.key] for part in work.parts]
+
+
+def _store(gister: Gister, work: _Work, say: Callable[[str], None]) -> Profile:
+    gist = gister.read(work.answers, work.documents)
+    if gist is None:
+        say(
+            f"the model's description of {work.history.user!r} could not be read: "
+            "the profile holds only what was measured"
+        )
+    profile = make_profile(work.history.user, gist or Gist(), work.documents)
+    now = datetime.now(UTC)
+    return work.user.add_profile(
+        profile.model_copy(
+            update={
+                "fingerprint": work.fingerprint,
+                "model": gister.model.name,
+                # A profile of a part is never the user's own latest, even where no date set it apart.
+                "before": None if work.whole else work.history.before or now,
+                "created_at": now,
+            }
+        )
+    )
+
+
+def make_profile(user: str, gist: Gist, documents: Sequence[Document]) -> Profile:
+    """What the model said of a writer, joined with what was measured of the documents.
+
+    Where the model said nothing of a trait, the measured words stand for it.
+    """
+    written = [document.text for document in documents]
+    facts = measure(written)
+    opening, closing = habits(written)
+    shape = [f"often opens with “{opening}”"] if opening else []
+    shape += [f"often closes with “{closing}”"] if closing else []
+    filled = replace(
+        gist,
+        tone="; ".join(filter(None, [gist.tone.rstrip("."), describe_manner(facts)])),
+        length="; ".join(filter(None, [gist.length.rstrip("."), describe_length(facts)])),
+        structure="; ".join(filter(None, [gist.structure.rstrip("."), *shape])),
+        favoured=gist.favoured or favoured_words(written, StepBackConfig().favoured),
+    )
+    return Profile(
+        user=user,
+        topics=filled.topics,
+        keywords=filled.keywords,
+        background=filled.background,
+        tone=filled.tone,
+        length=filled.length,
+        structure=filled.structure,
+        favoured_words=filled.favoured,
+        facts=facts,
+        text=profile_text(filled),
+        documents=tuple(document.id for document in documents),
+    )
+
+
+def profile_text(gist: Gist) -> str:
+    """The profile as it goes into a prompt, and as its user reads and edits it: one line a trait."""
+    lines = {
+        "Topics": "; ".join(gist.topics),
+        "Keywords": "; ".join(gist.keywords),
+        "Background": gist.background,
+        "Tone": gist.tone,
+        "Length": gist.length,
+        "Structure": gist.structure,
+        "Favoured words": "; ".join(gist.favoured),
+    }
+    return "\n".join(f"{label}: {value}" for label, value in lines.items() if value)

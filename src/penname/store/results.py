@@ -1,0 +1,59 @@
+"""What the store's calls return: small frozen counts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import NamedTuple, Self
+
+
+@dataclass(frozen=True)
+class Added:
+    """What an add did. Items that the store already held, unchanged, count nowhere but in `same`."""
+
+    users: int = 0  # users that were not there before
+    new: int = 0  # documents that were not there before
+    same: int = 0  # documents that were there with the same content
+    changed: int = 0  # documents that replaced another content under the same id
+    requests: int = 0  # requests new or changed
+    preferences: int = 0  # preferences new or changed
+    profiles: int = 0  # profiles new
+    bad: int = 0  # rows that could not be read or kept
+
+    def __add__(self, other: Self) -> Self:
+        mine, theirs = asdict(self), asdict(other)
+        return type(self)(**{name: mine[name] + theirs[name] for name in mine})
+
+
+@dataclass(frozen=True)
+class Erased:
+    """How many rows of a user were deleted. `requests` counts all that named the user."""
+
+    documents: int = 0
+    vectors: int = 0
+    gists: int = 0
+    profiles: int = 0
+    preferences: int = 0
+    requests: int = 0
+
+
+class Span(NamedTuple):
+    """How many documents a user has, and when the first and the last dated one were written."""
+
+    documents: int
+    first: datetime | None
+    last: datetime | None
+
+
+class Group(NamedTuple):
+    """Users who wrote together, in author order, and how many documents they share."""
+
+    users: tuple[str, ...]
+    documents: int
+
+
+class Schema(NamedTuple):
+    """The schema a database has (None: none yet) and the newest that this version knows."""
+
+    current: str | None
+    head: str

@@ -1,0 +1,41 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from penname.lm import LanguageModel
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("PENNAME_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}: name its folder with PENNAME_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a causal model of two layers with random weights (tests/tiny.py)."""
+    from tiny import save_tiny_model
+
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def embedded_model() -> LanguageModel:
+    """The embedded model, converted in the user's cache folder (a minute the first time)."""
+    from penname.errors import MissingPackageError
+    from penname.lm import load_model
+
+    try:
+        return load_model("smollm2-135m")
+    except MissingPackageError as error:
+        pytest.skip(str(error))

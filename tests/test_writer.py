@@ -1,0 +1,143 @@
+"""The one path from a request to a draft."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from models import ToldModel, flat
+from penname.errors import BadInputError, EmptyHistoryError, UnknownMethodError, UnknownUserError
+from penname.records import Document, Request
+from penname.store import Store
+from penname.writer import STAGES, Writer, stages
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "test.db") as opened:
+        for name, subject in (("alice", "bees"), ("bob", "boats")):
+            opened.add_user(name).add(
+                Document(
+                    id=f"{name}{day}",
+                    title=f"{subject} {day}",
+                    text=f"{name} on {subject}, day {day}.",
+                    written_at=datetime(2025, 1, day, tzinfo=UTC),
+                )
+                for day in range(1, 9)
+            )
+        opened.add_user("newcomer")
+        yield opened
+
+
+def request(*users: str, text: str = "bees 3", **more: object) -> Request:
+    return Request.model_validate({"task": "post", "input": text, "users": users, **more})
+
+
+def test_each_method_puts_its_own_material_to_the_model(store: Store) -> None:
+    prompts = {}
+    for method in ("none", "retrieval", "step-back", "step-back+retrieval"):
+        model = ToldModel(lambda _: " bees")
+        draft = Writer(store, model, method, k=2).write(request("alice"))
+        prompts[method] = flat(draft.prompt)
+        assert (len(draft.profiles), len(draft.documents)) == (
+            int("step-back" in method),
+            2 * int("retrieval" in method),
+        )
+        assert draft.text == "bees"
+        assert draft.prompt_tokens == len(prompts[method].split())
+        assert model.samplings[-1].stop == ("\nTitle:", "\nPost:")
+    assert prompts["none"] == "Title: bees 3\nPost:"
+    assert "alice on bees, day 3." in prompts["retrieval"]
+    assert "About the writer." in prompts["step-back"]
+    assert "alice on bees" not in prompts["step-back"]
+    assert prompts["step-back+retrieval"].startswith("About the writer.")
+    assert prompts["step-back+retrieval"].endswith(prompts["retrieval"])
+
+
+def test_nothing_of_one_user_reaches_anothers_prompt(store: Store) -> None:
+    model = ToldModel(lambda _: " boats")
+    drafts = Writer(store, model).write_many(
+        [request("alice", text="boats 1"), request("bob", text="boats 1")]
+    )
+    assert "bob" not in flat(drafts[0].prompt)
+    assert "alice" not in flat(drafts[1].prompt)
+    assert {hit.user for hit in drafts[0].documents} == {"alice"}
+
+
+def test_a_group_is_written_for_in_author_order(store: Store) -> None:
+    draft = Writer(store, ToldModel(), k=1).write(request("bob", "alice"))
+    assert [profile.user for profile in draft.profiles] == ["bob", "alice"]
+    assert [hit.user for hit in draft.documents] == ["bob", "alice"]
+    assert "About author 1 of 2. Tone" in flat(draft.prompt)
+
+
+def test_nothing_written_at_or_after_the_request_is_used(store: Store) -> None:
+    moment = datetime(2025, 1, 4, tzinfo=UTC)
+    model = ToldModel(lambda prompt: " day")
+    draft = Writer(store, model, k=20).write(request("alice", before=moment, exclude=("alice1",)))
+    assert sorted(hit.document.id for hit in draft.documents) == ["alice2", "alice3"]
+    assert draft.profiles[0].documents == ("alice2", "alice3")
+    assert not any(f"day {day}." in prompt for prompt in model.asked for day in (1, 4, 5, 6, 7, 8))
+
+
+def test_an_author_without_a_history_is_left_out_and_that_is_said(store: Store) -> None:
+    draft = Writer(store, ToldModel()).write(request("newcomer", "alice"))
+    assert [profile.user for profile in draft.profiles] == ["alice"]
+    assert draft.dropped == ("'newcomer' has no documents that may be used",)
+    with pytest.raises(EmptyHistoryError, match=r"no documents of 'newcomer' may be used.*--method none"):
+        Writer(store, ToldModel()).write(request("newcomer"))
+    assert Writer(store, ToldModel(), "none").write(request("newcomer")).text == "an answer"
+
+
+def test_many_requests_go_to_the_model_together_and_come_back_in_order(store: Store) -> None:
+    model = ToldModel(lambda prompt: prompt.rsplit("\n", 2)[-2])
+    titles = Request(task="title", input="A text.", users=("bob",))
+    requests = [request("alice", text="one"), titles, request("bob", text="two")]
+    drafts = Writer(store, model, "retrieval").write_many(requests)
+    assert [draft.text for draft in drafts] == ["Title: one", "Text: A text.", "Title: two"]
+    assert len(model.samplings) == 2  # one batch a task
+
+
+def test_settings_reach_the_model_and_the_draft(store: Store) -> None:
+    model = ToldModel(shape="chat")
+    writer = Writer(store, model, "none", temperature=0.0, max_tokens=7, seed=3)
+    assert writer.write(request("alice")).seed == 3
+    [sampling] = model.samplings
+    assert (sampling.temperature, sampling.max_tokens, sampling.seed, sampling.stop) == (0.0, 7, 3, ())
+
+
+def test_streaming_gives_the_same_text(store: Store) -> None:
+    writer = Writer(store, ToldModel(lambda _: " some text"), "retrieval")
+    assert "".join(writer.stream(request("alice"))) == writer.write(request("alice")).text
+
+
+def test_answers_are_cleaned(store: Store) -> None:
+    thinking = ToldModel(lambda _: "<think>hm</think>\nA title\nand more", shape="chat")
+    draft = Writer(store, thinking, "none").write(Request(task="title", input="Text.", users=("bob",)))
+    assert draft.text == "A title"
+
+
+@pytest.mark.parametrize("method", ["none", "retrieval", "step-back"])
+def test_an_unknown_user_never_falls_back(store: Store, method: str) -> None:
+    with pytest.raises(UnknownUserError, match="did you mean 'alice'"):
+        Writer(store, ToldModel(), method).write(request("alise"))
+
+
+def test_method_names() -> None:
+    assert stages("step-back+retrieval") == {"step-back", "retrieval"}
+    assert stages("none") == frozenset()
+    with pytest.raises(UnknownMethodError, match="did you mean 'step-back'"):
+        stages("stepback")
+    for bad in ("none+retrieval", "retrieval+retrieval"):
+        with pytest.raises(BadInputError, match="each stage once"):
+            stages(bad)
+    assert all(STAGES.values())
+
+
+def test_settings_out_of_range_are_refused(store: Store) -> None:
+    for settings in ({"k": 0}, {"max_tokens": 0}, {"temperature": -1.0}):
+        with pytest.raises(BadInputError, match="must be"):
+            Writer(store, ToldModel(), **settings)  # type: ignore[arg-type]
