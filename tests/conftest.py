@@ -33,9 +33,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def embedded_model() -> LanguageModel:
     """The embedded model, converted in the user's cache folder (a minute the first time)."""
     from penname.errors import MissingPackageError
-    from penname.lm import load_model
+    from penname.lm import ModelConfig, load_model
 
     try:
-        return load_model("smollm2-135m")
+        return load_model(ModelConfig("smollm2-135m", dtype="float32"))
     except MissingPackageError as error:
         pytest.skip(str(error))

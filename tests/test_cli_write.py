@@ -186,7 +186,7 @@ def test_the_defaults_are_the_writer_s() -> None:
 
     ours = inspect.signature(command.write).parameters
     writers = inspect.signature(Writer).parameters
-    assert (ours["method"].default, ours["k"].default) == (DEFAULT_METHOD, DEFAULT_K)
+    assert (ours["method"].default, DEFAULT_K) == (DEFAULT_METHOD, 5)  # as --help says of --k
     for name in ("temperature", "seed", "max_tokens"):
         assert ours[name].default == writers[name].default
 
@@ -211,10 +211,17 @@ def test_prompt_texts_of_one_s_own(cli: Cli, model: ToldModel, tmp_path: Path) -
     assert "absent.toml" in outcome.err
 
 
-@pytest.mark.xfail(reason="a Request needs a user, and Writer an author, whatever the method", strict=True)
-def test_without_a_history_no_user_is_needed(cli: Cli) -> None:
+def test_every_method_needs_a_user(cli: Cli) -> None:
     outcome = cli("write", "--method", "none", "About tea")
-    assert (outcome.status, outcome.out) == (0, "Dear all,\nthe draft.\n")
+    assert outcome.status == 2
+    assert "--user" in outcome.err
+
+
+@pytest.mark.parametrize("option", [("--k", "3"), ("--retriever", "recency")])
+def test_an_option_that_would_do_nothing_is_refused(cli: Cli, option: tuple[str, str]) -> None:
+    outcome = cli("write", "--user", "ann", "--method", "step-back", *option, "About tea")
+    assert outcome.status == 2
+    assert "retrieves nothing" in outcome.err
 
 
 def test_a_request_that_is_no_text_is_refused(cli: Cli) -> None:

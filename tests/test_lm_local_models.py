@@ -27,7 +27,7 @@ SAMPLING = Sampling(max_tokens=20, temperature=1.0, top_p=0.9)
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Path) -> LanguageModel:
-    return load_model(str(tiny_model))
+    return load_model(ModelConfig(str(tiny_model), dtype="float32"))
 
 
 def naive_score(folder: Path, prompt: str, completion: str) -> list[float]:

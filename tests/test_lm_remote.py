@@ -264,13 +264,13 @@ def test_a_stream_left_early_is_closed(serve):
 def test_where_the_key_comes_from(serve, monkeypatch):
     server = serve(lambda path, body: chat("ok"))
     server.model().generate(["x"])
-    monkeypatch.setenv("OPENAI_API_KEY", "third")
+    monkeypatch.setenv("OPENAI_API_KEY", "OpenAI's alone")
     server.model().generate(["x"])
     monkeypatch.setenv("PENNAME_API_KEY", "second")
     server.model().generate(["x"])
     monkeypatch.setenv("MINE", "first")
     server.model(api_key_env="MINE").generate(["x"])
-    assert server.keys == ["Bearer none", "Bearer third", "Bearer second", "Bearer first"]
+    assert server.keys == ["Bearer none", "Bearer none", "Bearer second", "Bearer first"]
 
 
 def test_a_key_that_is_named_must_be_there_and_look_like_one(monkeypatch):

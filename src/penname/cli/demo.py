@@ -28,10 +28,11 @@ def demo(
     ] = "write",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="The same seed, the same drafts.")] = 0,
 ) -> None:
-    """Show what personalisation changes: profile users, write for them in four ways, score, and report.
+    """Show what personalisation changes, on a sample or your own users.
 
-    Without --db it uses a small built-in sample. Each held-out request is written without a profile, with
-    another user's (the control), with its author's and, where several wrote, with all authors'.
+    Profiles users, writes for them, scores the drafts, and reports. Without --db it uses a built-in sample.
+    Each held-out request is written without a profile, with another user's (the control), with its author's
+    and, where several wrote, with all authors'.
 
     Example: penname demo
     """

@@ -23,11 +23,11 @@ def write(
         str, typer.Argument(metavar="REQUEST", help="What to write about; - reads it from stdin.")
     ],
     users: Annotated[
-        list[str] | None,
+        list[str],
         typer.Option(
             "--user", "-u", metavar="USER", help="Whom to write as; once for each author, in their order."
         ),
-    ] = None,
+    ],
     task: Annotated[
         str,
         typer.Option("--task", "-t", metavar="TASK", help="The kind of text: see `penname tasks`."),
@@ -36,11 +36,16 @@ def write(
         str,
         typer.Option("--method", metavar="METHOD", help="none, retrieval, step-back, or two joined by +."),
     ] = "step-back+retrieval",
-    k: Annotated[int, typer.Option("--k", min=1, metavar="N", help="Documents retrieved per author.")] = 5,
+    k: Annotated[
+        int | None,
+        typer.Option("--k", min=1, metavar="N", help="Documents retrieved per author; default: 5."),
+    ] = None,
     retriever: Annotated[
-        str,
-        typer.Option("--retriever", metavar="NAME", help="lexical, dense, fusion, recency or random."),
-    ] = "lexical",
+        str | None,
+        typer.Option(
+            "--retriever", metavar="NAME", help="lexical (the default), dense, fusion, recency or random."
+        ),
+    ] = None,
     before: Annotated[
         str | None,
         typer.Option("--before", metavar="DATE", help="Use only what was written before this ISO date."),
@@ -72,21 +77,21 @@ def write(
     """
     from penname.retrieve import retriever as find_retriever
     from penname.tasks import PromptTexts
-    from penname.writer import Writer, stages
+    from penname.writer import DEFAULT_K, Writer, stages
 
-    if stages(method) and not users:
-        raise typer.BadParameter(f"method {method!r} needs at least one user", param_hint="--user")
-    request = _request(text, users or [], task, before)
+    if (k or retriever) and "retrieval" not in stages(method):
+        raise typer.BadParameter(f"method {method!r} retrieves nothing", param_hint="--k, --retriever")
+    request = _request(text, users, task, before)
     texts = PromptTexts.load(prompts)
     with open_store(db) as store:
         _check_known(store, request)
-        search = find_retriever(retriever, seed)
+        search = find_retriever(retriever or "lexical", seed)
         writer = Writer(
             store,
             open_model(model),
             method,
             search=search,
-            k=k,
+            k=k or DEFAULT_K,
             texts=texts,
             temperature=temperature,
             max_tokens=max_tokens,

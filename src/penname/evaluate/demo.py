@@ -27,6 +27,9 @@ from penname.writer import DEFAULT_METHOD, Writer
 NONE, CONTROL, ONE, GROUP = "none", "another user", "one author", "group"
 LEAST = 3  # documents that a user must have beside the held-out one
 BATCH = 16  # real texts scored at a time: how often progress is told
+PER_USER = 2  # requests of each user or group: what two cores do in a few minutes
+DEMO_K = 3  # documents of each author in a prompt, and
+DEMO_TOKENS = 160  # tokens of a draft at most: for the same reason
 
 
 def load_sample(store: Store) -> None:
@@ -38,11 +41,11 @@ def load_sample(store: Store) -> None:
 
 
 def held_out(store: Store, task: str, limit: int) -> list[Request]:
-    """Requests with a known real text, of at most `limit` users and `limit` groups.
+    """Requests with a known real text: two at most of each of `limit` users and `limit` groups.
 
-    Those that were imported, if there are any; else one for each user with enough documents, and for each
-    group that wrote together: the latest titled document, to be written anew from its title by those who
-    wrote it, and from nothing that is not earlier.
+    Those that were imported, if there are any (those of groups that one of these users leads); else one for
+    each user with enough documents, and for each group that wrote together: the latest titled document, to be
+    written anew from its title by those who wrote it, and from nothing that is not earlier.
 
     Raises:
         BadInputError: there is no such request.
@@ -63,7 +66,7 @@ def held_out(store: Store, task: str, limit: int) -> list[Request]:
         )
     alone = [requests for users, requests in found.items() if len(users) == 1]
     together = [requests for users, requests in found.items() if len(users) > 1]
-    return [request for requests in alone[:limit] + together[:limit] for request in requests]
+    return [request for requests in alone[:limit] + together[:limit] for request in requests[:PER_USER]]
 
 
 def _latest(store: Store, task: str, limit: int) -> list[Request]:
@@ -161,7 +164,7 @@ def compare(
     written: list[tuple[str, Request, Draft]] = []
     for arm, pairs in found.items():
         method = "none" if arm == NONE else DEFAULT_METHOD
-        writer = Writer(store, model, method, texts=texts, seed=seed)
+        writer = Writer(store, model, method, k=DEMO_K, texts=texts, max_tokens=DEMO_TOKENS, seed=seed)
         progress("drafts", len(written), total)
         drafts = writer.write_many([asked for _, asked in pairs])
         written += [(arm, request, draft) for (request, _), draft in zip(pairs, drafts, strict=True)]

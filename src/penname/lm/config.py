@@ -26,7 +26,7 @@ class ModelConfig:
     model: str  # "smollm2-135m", a folder, a GGUF file, or http(s)://host[:port]/v1#model-name
     shape: Shape | None = None  # form of a request; None: "chat" if the model has a chat template
     context: int | None = None  # tokens, prompt and completion together; None: what the model says
-    dtype: DType | None = None  # of the weights as they are run; None: by device
+    dtype: DType | None = None  # of the weights as they are run; None: what the device is fast at
     device: str | None = None  # "cpu", "cuda", "cuda:1"; None: a GPU if there is one
     adapter: str | None = None  # folder of a peft adapter laid over the model; None: none
     api_key_env: str | None = None  # environment variable that holds the server's key; never the key itself

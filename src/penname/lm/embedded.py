@@ -89,7 +89,7 @@ class GGUFModel:
 
     @cached_property
     def _writer(self) -> OpenVINOWriter:
-        return OpenVINOWriter(self._file, self._codec, self.context, self._config.dtype or "float32")
+        return OpenVINOWriter(self._file, self._codec, self.context, self._config.dtype)
 
     @cached_property
     def _scorer(self) -> TransformersLM:

@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import io
 import shutil
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,9 @@ def weights_folder(file: Path) -> Path:
 
 
 def openvino_folder(file: Path) -> Path:
-    """A folder with the graph that OpenVINO GenAI builds from a GGUF file, its weights still quantised."""
+    """A folder with OpenVINO GenAI's graph of a GGUF file: the weights as quantised as in the file, and exact."""
     version = importlib.metadata.version("openvino-genai")
-    return made_once(_cached(file) / f"openvino-{version}", lambda folder: _make_openvino(file, folder))
+    return made_once(_cached(file) / f"openvino-{version}-exact", lambda folder: _make_openvino(file, folder))
 
 
 def _embedded() -> Path:
@@ -96,12 +97,11 @@ def _cached(file: Path) -> Path:
 
 def _make_tokenizer(file: Path, folder: Path) -> None:
     quiet()
-    from gguf import GGUFReader
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        fields = GGUFReader(file).fields
+        fields = _reader(file).fields
         architecture = fields["general.architecture"].contents()
         context = fields[f"{architecture}.context_length"].contents()
     except Exception as error:  # its readers raise of every kind
@@ -130,7 +130,11 @@ def _make_weights(file: Path, tokenizer: Path, folder: Path) -> None:
 def _make_openvino(file: Path, folder: Path) -> None:
     import openvino_genai as ov_genai
 
-    link = folder / "model.gguf"  # OpenVINO writes its graph beside the file that it reads
+    from penname.lm.zero_points import restore
+
+    beside = folder / "read"  # OpenVINO writes its graph beside the file that it reads
+    beside.mkdir()
+    link = beside / "model.gguf"
     try:
         link.symlink_to(file.resolve())
     except OSError:  # not allowed on this system
@@ -141,9 +145,18 @@ def _make_openvino(file: Path, folder: Path) -> None:
         )
     except RuntimeError as error:
         raise _unreadable(file, "OpenVINO GenAI", error) from error
-    link.unlink()
-    if not (folder / "openvino_model.xml").is_file():
-        raise ModelError(f"OpenVINO GenAI read {file} and saved no graph to {folder}: is the disk full?")
+    graph = beside / "openvino_model.xml"
+    if not graph.is_file():
+        raise ModelError(f"OpenVINO GenAI read {file} and saved no graph to {beside}: is the disk full?")
+    restore(graph, _reader(file), folder / graph.name)
+    shutil.rmtree(beside)
+
+
+@lru_cache(maxsize=1)  # reading the header takes 5 s, and both conversions want it
+def _reader(file: Path) -> Any:
+    from gguf import GGUFReader
+
+    return GGUFReader(file)
 
 
 def _unreadable(file: Path, reader: str, error: Exception) -> ModelError:

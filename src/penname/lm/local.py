@@ -50,7 +50,8 @@ class TransformersLM:
     """A causal model of transformers in a folder. Implements `LanguageModel`.
 
     Args:
-        config: `model` is the folder; `dtype` None is float32 on a CPU and bfloat16 on a GPU.
+        config: `model` is the folder; `dtype` None is bfloat16 on a GPU and on a CPU with instructions for it
+            (over twice as fast there; a token's log-probability moves by about 0.01), else float32.
         folder: where the weights lie, if not at `config.model` (a converted GGUF file).
 
     Raises:
@@ -250,7 +251,8 @@ class TransformersLM:
         quiet()
         from transformers import AutoModelForCausalLM
 
-        dtype = self._config.dtype or ("float32" if self._device == "cpu" else "bfloat16")
+        fast = self._device != "cpu" or torch.cpu.get_capabilities().get("avx512_bf16", False)
+        dtype = self._config.dtype or ("bfloat16" if fast else "float32")
         with _loading(self._folder):
             model: Any = AutoModelForCausalLM.from_pretrained(
                 self._folder, dtype=getattr(torch, dtype), use_safetensors=True

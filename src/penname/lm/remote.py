@@ -351,10 +351,13 @@ def _address(url: str) -> str:
 def _api_key(config: ModelConfig) -> tuple[str | None, str]:
     """The environment variable that holds the key, and the key; (None, "none") where there is none.
 
-    A variable that the configuration names must be set: another service's key is never sent in its place.
+    A variable that the configuration names must be set: another service's key is never sent in its place, nor
+    OpenAI's own to any server but OpenAI's.
     """
     named = config.api_key_env
-    for name in [named] if named else ["PENNAME_API_KEY", "OPENAI_API_KEY"]:
+    openai_itself = config.base_url.lower().startswith("https://api.openai.com/")
+    usual = ["PENNAME_API_KEY", "OPENAI_API_KEY"] if openai_itself else ["PENNAME_API_KEY"]
+    for name in [named] if named else usual:
         if key := os.environ.get(name, "").strip():
             if not key.isascii() or not key.isprintable() or " " in key:
                 raise BadInputError(f"the environment variable {name} holds characters that no key has")

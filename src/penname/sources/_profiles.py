@@ -59,9 +59,13 @@ def _first(entry: dict[str, object], names: tuple[str, ...]) -> str | None:
     return next((name for name in names if name in entry), None)
 
 
-def moment(value: object) -> datetime | None:
-    """A date. A year alone stands for its last day, so that nothing counts as written earlier than it was."""
+def moment(value: object, *, first: bool = False) -> datetime | None:
+    """A date. A year alone stands for its last day, so that nothing counts as written earlier than it was.
+
+    Args:
+        first: take its first day instead: for a request, which must see nothing that is later than it.
+    """
     text = str(value).strip() if isinstance(value, int | str) else ""
     if re.fullmatch(r"[12][0-9]{3}", text):
-        return datetime(int(text), 12, 31, tzinfo=UTC)
+        return datetime(int(text), *((1, 1) if first else (12, 31)), tzinfo=UTC)
     return parse_date(value)

@@ -164,5 +164,5 @@ def _request(row: dict[str, Any], task: str, prefix: str, name: str, gold: str |
     """The request of a question; its user is known by `user_id`, or by the question's id."""
     user = check_user_id(prefix + (id_of(row.get("user_id"), "user_id") or name))
     asked = text_of(row.get("input"), "input")
-    when = moment(row.get("date"))
+    when = moment(row.get("date"), first=True)
     return Request(id=prefix + name, task=task, input=asked, users=(user,), gold=gold, before=when)

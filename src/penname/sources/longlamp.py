@@ -121,5 +121,5 @@ def _request(row: dict[str, Any], name: str, prefix: str) -> Request:
         input=text_of(row.get("input"), "input"),
         users=(check_user_id(prefix + user),),
         gold=text_of(row.get("output"), "output") or None,
-        before=moment(row.get("date")),
+        before=moment(row.get("date"), first=True),
     )

@@ -10,7 +10,7 @@
 **What is kept.** Documents with their vectors, gists of histories, profiles, preferences and requests, all by
 user. A document of several authors is kept once for each, with the author's place and the number of authors,
 never the others' names: so erasing and exporting a user touches that user only. A request names its users; it
-goes when the first of them is erased.
+goes when any of them is erased.
 
 **Isolation.** Everything of a user is reached through `store.user(id)`, whose queries all carry that user's
 key. Only `users()`, `groups()` and `add()` of `Store` walk over several, for administration.

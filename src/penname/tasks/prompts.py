@@ -22,6 +22,7 @@ from penname.tasks.tasks import Task
 
 MAX_EXAMPLE = 1_500  # characters of an example's input and of its output: a style shows in 100 words
 
+_LINE_ENDS = "\n\r\v\f\x1c-\x1e\x85\u2028\u2029"  # what str.splitlines and models take for one
 _OUR_TAGS = re.compile(r"<(?=/?\s*(?:profile|document|notes)\b)", re.IGNORECASE)
 
 
@@ -94,9 +95,10 @@ def quote_tags(text: str) -> str:
 
 
 def quote_labels(text: str, labels: Sequence[str]) -> str:
-    """`text` as data among labelled examples: no line of it can pass for one of our labels."""
+    """`text` as data among labelled examples: a line that could pass for a label of ours is quoted with >."""
     names = "|".join(re.escape(label) for label in labels)
-    return re.sub(rf"^(?=(?:{names}):)", " ", text.strip(), flags=re.MULTILINE)
+    label = rf"(^|[{_LINE_ENDS}])(?=\s*(?:{names})\s*:)"
+    return re.sub(label, r"\1> ", text.strip(), flags=re.IGNORECASE)
 
 
 def shorten(text: str, limit: int = MAX_EXAMPLE) -> str:

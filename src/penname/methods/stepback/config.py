@@ -9,7 +9,9 @@ from dataclasses import dataclass
 class StepBackConfig:
     """Settings of the gist. Source: arXiv 2406.14275 and its official code, where one is named."""
 
-    chunk_tokens: int = 3_000  # tokens of documents gisted at once by a chat model; ours: fits every context
+    chunk_tokens: int = (
+        3_000  # tokens of documents gisted at once by a chat model; ours: less in a small context
+    )
     gist_tokens: int = 400  # tokens of one gist; ours: seven short lines
     keyword_tokens: int = 32  # tokens of one document's keywords (base-like models); ours
     keyword_text: int = 600  # characters of a document that its keywords are asked of; ours

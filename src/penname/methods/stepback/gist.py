@@ -49,6 +49,11 @@ class Gister:
         return self.config.gist_tokens if chat else self.config.keyword_tokens
 
     @property
+    def chunk_tokens(self) -> int:
+        """Tokens of documents, or notes, in one question: half of what a small context leaves, at most."""
+        return max(1, min(self.config.chunk_tokens, (self.model.context - self.answer_tokens) // 2))
+
+    @property
     def stop(self) -> tuple[str, ...]:
         """Where an answer ends."""
         return () if self.model.shape == "chat" else ("\n",)
@@ -73,7 +78,7 @@ class Gister:
         used = 0
         for note in notes:
             size = self.model.count(note)
-            if len(groups[-1]) >= 2 and used + size > self.config.chunk_tokens:
+            if len(groups[-1]) >= 2 and used + size > self.chunk_tokens:
                 groups.append([])
                 used = 0
             groups[-1].append(note)
@@ -121,7 +126,7 @@ class Gister:
         for document in documents:
             for piece in self._pieces(document):
                 size = self.model.count(piece)
-                if chunks[-1] and used + size > self.config.chunk_tokens:
+                if chunks[-1] and used + size > self.chunk_tokens:
                     chunks.append([])
                     used = 0
                 chunks[-1].append(piece)
@@ -135,11 +140,11 @@ class Gister:
 
         whole = quoted(document.text)
         size = self.model.count(whole)
-        if size <= self.config.chunk_tokens:
+        if size <= self.chunk_tokens:
             return [whole]
         # Cut between words; a piece gets nine tenths of its share, as tokens are not spread evenly.
         tokens = document.text.split(" ")
-        per_piece = max(1, int(len(tokens) * 0.9 * self.config.chunk_tokens / size))
+        per_piece = max(1, int(len(tokens) * 0.9 * self.chunk_tokens / size))
         return [quoted(" ".join(tokens[i : i + per_piece])) for i in range(0, len(tokens), per_piece)]
 
 
