@@ -34,7 +34,7 @@ def test_it_is_one_model_with_one_name_whatever_runs_it(embedded_model: Language
 
 def test_texts_do_not_depend_on_neighbours_n_or_cached_prefixes(embedded_model: LanguageModel) -> None:
     together = embedded_model.generate(PROMPTS, 2, SAMPLING)
-    assert all(one.text != other.text for one, other in together)
+    assert any(one.text != other.text for one, other in together)
     for prompt, row in zip(PROMPTS, together, strict=True):
         assert embedded_model.generate([prompt], 1, SAMPLING) == [row[:1]]
     greedy = embedded_model.generate(PROMPTS, 1, GREEDY)
@@ -68,7 +68,7 @@ def test_transformers_writes_the_same_greedy_text_from_the_converted_weights(
 ) -> None:
     folder = gguf.weights_folder(gguf.find("smollm2-135m"))
     peer = load_model(ModelConfig(str(folder), shape="completion", dtype="float32"))
-    assert peer.generate(PROMPTS[:1], 1, GREEDY) == embedded_model.generate(PROMPTS[:1], 1, GREEDY)
+    assert peer.generate(PROMPTS, 1, GREEDY) == embedded_model.generate(PROMPTS, 1, GREEDY)
     assert folder.is_relative_to(paths.cache_dir())
     assert (folder / "model.safetensors").is_file()
     assert [file for file in folder.parent.iterdir() if file.name.startswith(".")] == []

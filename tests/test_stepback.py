@@ -136,7 +136,7 @@ def test_reading_a_gist_never_fails(answer: str) -> None:
 
 
 def test_keywords_are_kept_where_the_document_bears_them_out() -> None:
-    answer = " block rewards, blockchain wallet, block reward, EIP, Difficulty bomb\nText: more"
+    answer = " block rewards, blockchain wallet, block reward, the bomb, EIP, Difficulty bomb\nText: more"
     kept = parse_keywords(answer, "Delays the difficulty bomb and lowers the block reward (EIP 649).")
     assert kept == ("block rewards", "EIP", "difficulty bomb")
 

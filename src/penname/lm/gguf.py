@@ -61,7 +61,7 @@ def weights_folder(file: Path) -> Path:
 
 
 def openvino_folder(file: Path) -> Path:
-    """A folder with OpenVINO GenAI's graph of a GGUF file: the weights as quantised as in the file, and exact."""
+    """A folder with OpenVINO GenAI's graph of a GGUF file: as quantised as the file is, and as exact."""
     version = importlib.metadata.version("openvino-genai")
     return made_once(_cached(file) / f"openvino-{version}-exact", lambda folder: _make_openvino(file, folder))
 

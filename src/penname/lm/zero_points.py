@@ -1,9 +1,9 @@
 """Puts back what OpenVINO loses of a Q4_1 file: where the zero of each block of 32 weights lies.
 
 In GGUF's Q4_1 a weight is `scale * q + least`, which is `scale * (q - zero)` with `zero = -least / scale`, a
-fraction. OpenVINO GenAI rounds it to a whole number. For the embedded model this moves a token's log-probability
-by 0.3 on average and costs 0.18 nats a token, so that what it writes and what transformers scores would be two
-models. With the fractions in the graph the two agree to 0.002, at the same speed.
+fraction. OpenVINO GenAI rounds it to a whole number. With the embedded model this moves a token's
+log-probability by 0.3 on average and costs 0.2 nats a token: what it writes and what transformers scores
+would be two models. With the fractions in the graph the two agree to 0.002, at the same speed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def restore(graph: Path, reader: Any, target: Path) -> None:
     Matrices of other types than Q4_1 stay as they are.
 
     Raises:
-        ModelError: a Q4_1 matrix has no counterpart in the graph: this version of OpenVINO builds another one.
+        ModelError: a Q4_1 matrix has no counterpart in the graph; other versions may build another one.
     """
     import openvino  # type: ignore[import-untyped]
     from openvino import opset13
@@ -81,7 +81,7 @@ def _zeros(tensor: Any) -> Zeros:
 
 
 def _row_orders(zeros: Zeros, name: str, reader: Any) -> Iterator[Zeros]:
-    """The matrix as it lies in the file, and for queries and keys as OpenVINO lays it: halves of a head apart."""
+    """The matrix as it lies in the file; for queries and keys also as OpenVINO lays it, a head in halves."""
     yield zeros
     kind = {"attn_q": "head_count", "attn_k": "head_count_kv"}.get(name.split(".")[-2])
     if kind is not None:

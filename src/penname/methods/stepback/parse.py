@@ -77,8 +77,10 @@ def parse_keywords(answer: str, document: str) -> tuple[str, ...]:
     there = {_stem(word) for word in words(document)}
     kept: dict[str, str] = {}
     for entry in _entries([answer.split("\n")[0]], separators=r"[,;]"):
-        content = [word for word in words(entry) if word not in FUNCTION_WORDS]
-        if content and len(content) <= 4 and all(_stem(word) in there for word in content):
+        named = words(entry)
+        content = [word for word in named if word not in FUNCTION_WORDS]
+        whole = bool(content) and named[0] == content[0] and named[-1] == content[-1]  # not "gas per"
+        if whole and len(content) <= 4 and all(_stem(word) in there for word in content):
             kept.setdefault(" ".join(map(_stem, content)), entry.lower() if not entry.isupper() else entry)
     return tuple(kept.values())
 
