@@ -109,15 +109,50 @@ def test_settings_reach_the_model_and_the_draft(store: Store) -> None:
     assert (sampling.temperature, sampling.max_tokens, sampling.seed, sampling.stop) == (0.0, 7, 3, ())
 
 
-def test_streaming_gives_the_same_text(store: Store) -> None:
-    writer = Writer(store, ToldModel(lambda _: " some text"), "retrieval")
-    assert "".join(writer.stream(request("alice"))) == writer.write(request("alice")).text
+ANSWERS = [
+    " some text \n",
+    "<think>hm\n</think>\n\n A title\nand more",
+    "<think>a</think> <think>b</think>c <think>d</think>",
+    "<thin ice>",
+    "<th",
+    "<think>cut before the answer",
+    "\n\n",
+    "one\n\ntwo ",
+]
+CLEAN = {
+    "post": [
+        "some text",
+        "A title\nand more",
+        "c <think>d</think>",
+        "<thin ice>",
+        "<th",
+        "",
+        "",
+        "one\n\ntwo",
+    ],
+    "title": ["some text", "A title", "c <think>d</think>", "<thin ice>", "<th", "", "", "one"],
+}
 
 
-def test_answers_are_cleaned(store: Store) -> None:
-    thinking = ToldModel(lambda _: "<think>hm</think>\nA title\nand more", shape="chat")
-    draft = Writer(store, thinking, "none").write(Request(task="title", input="Text.", users=("bob",)))
-    assert draft.text == "A title"
+@pytest.mark.parametrize("task", ["post", "title"])
+@pytest.mark.parametrize("number", range(len(ANSWERS)))
+def test_a_text_is_the_answer_alone_streamed_or_not(store: Store, task: str, number: int) -> None:
+    model = ToldModel(lambda _: ANSWERS[number], shape="chat")
+    writer = Writer(store, model, "none")
+    asked = Request(task=task, input="Text.", users=("bob",))
+    expected = CLEAN[task][number]
+    assert writer.write(asked).text == expected
+    assert "".join(writer.stream(asked)) == expected
+    model.stream = lambda prompt, sampling: iter(ANSWERS[number])  # type: ignore[assignment, method-assign]
+    assert "".join(writer.stream(asked)) == expected
+
+
+def test_a_stream_tells_what_did_not_fit(store: Store) -> None:
+    notes = list[str]()
+    writer = Writer(store, ToldModel(context=275), "retrieval", note=notes.append)
+    assert "".join(writer.stream(request("alice"))) == "an answer"
+    assert notes
+    assert all(note.startswith("left out: document") for note in notes)
 
 
 @pytest.mark.parametrize("method", ["none", "retrieval", "step-back"])

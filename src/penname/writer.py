@@ -9,9 +9,8 @@ requests of a call go through each stage together, so the model sees full batche
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,7 @@ from penname.tasks import task as find_task
 if TYPE_CHECKING:
     from penname.retrieve.base import Retriever
 
-_THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
+_THINKS, _THOUGHT = "<think>", "</think>"
 
 STAGES = {
     "none": "the request alone",
@@ -138,7 +137,7 @@ class Writer:
             for number, [answer] in zip(numbers, answers, strict=True):
                 draft = drafts[number]
                 update = {
-                    "text": _clean(answer.text, find_task(draft.request.task)),
+                    "text": "".join(_cleaned([answer.text], find_task(draft.request.task).one_line)),
                     "finish": answer.finish,
                     "prompt_tokens": answer.prompt_tokens,
                     "completion_tokens": answer.tokens,
@@ -148,14 +147,16 @@ class Writer:
         return drafts
 
     def stream(self, request: Request) -> Iterator[str]:
-        """The text of one draft as it is written, piece by piece. Raises as `write_many` does."""
+        """The text of one draft as it is written, piece by piece; what did not fit is told to `note`.
+
+        Raises as `write_many` does.
+        """
         [draft] = self.prompts([request])
-        begun = False
-        for piece in self.model.stream(draft.prompt, self._sampling(find_task(request.task))):
-            shown = piece if begun else piece.lstrip()  # a completion begins with a blank
-            begun = begun or bool(shown)
-            if shown:
-                yield shown
+        if self.note:
+            for left_out in draft.dropped:
+                self.note(f"left out: {left_out}")
+        task = find_task(request.task)
+        yield from _cleaned(self.model.stream(draft.prompt, self._sampling(task)), task.one_line)
 
     def prompts(self, requests: Sequence[Request]) -> list[Draft]:
         """The drafts as they stand before the model writes: all but the text. Raises as `write_many` does.
@@ -264,7 +265,27 @@ def _no_history(request: Request) -> str:
     )
 
 
-def _clean(text: str, task: Task) -> str:
-    """The answer alone: no thinking aloud of a reasoning model, and one line where the task wants one."""
-    answer = _THINKING.sub("", text).strip()
-    return answer.split("\n", 1)[0].rstrip() if task.one_line else answer
+def _cleaned(pieces: Iterable[str], one_line: bool) -> Iterator[str]:
+    """The answer alone, piece by piece: no blanks around it, nothing of a reasoning model's thinking aloud
+    before it, and its first line where the task wants one."""
+    held = ""  # what cannot be shown yet, or never
+    shown = False
+    for piece in pieces:
+        held += piece
+        while not shown:
+            held = held.lstrip()
+            if not held.startswith(_THINKS) or _THOUGHT not in held:
+                break
+            held = held.partition(_THOUGHT)[2]
+        if not shown and (_THINKS.startswith(held) or held.startswith(_THINKS)):
+            continue
+        first, line_end, _ = held.partition("\n")
+        if one_line and line_end:
+            yield first.rstrip()
+            return
+        if ready := held.rstrip():
+            yield ready
+            shown = True
+            held = held[len(ready) :]
+    if not shown and held and not held.startswith(_THINKS):
+        yield held.rstrip()

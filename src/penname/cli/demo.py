@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from penname.cli.options import Db, Model, open_model, open_store
+from penname.cli.options import Db, Model, Prompts, open_model, open_store
 from penname.cli.output import note, plural, progress, say
 
 
 def demo(
     db: Db = None,
     model: Model = None,
+    prompts: Prompts = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the report is written.")] = Path(
         "penname-report"
     ),
@@ -39,9 +40,11 @@ def demo(
     from penname.evaluate import print_summary, write_html
     from penname.evaluate.demo import compare, held_out, load_sample
     from penname.lm import load_embedder
+    from penname.tasks import PromptTexts
     from penname.tasks import task as find_task
 
     find_task(task)
+    texts = PromptTexts.load(prompts)
     out.mkdir(parents=True, exist_ok=True)
     sample = db is None
     where = str(out / "demo.db") if db is None else db
@@ -58,6 +61,7 @@ def demo(
                 language_model,
                 embedder,
                 requests,
+                texts=texts,
                 seed=seed,
                 title="penname demo" if sample else f"penname on {where}",
                 progress=lambda stage, done, total: shown.update(
