@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -250,8 +251,23 @@ def test_an_export_into_a_folder_that_is_not_there(cli: Cli, tmp_path: Path) -> 
     fill(cli.db)
     outcome = cli("export", "ann", "--out", str(tmp_path / "absent" / "ann.jsonl"))
     assert outcome.status == 1
-    assert "absent" in outcome.err
-    assert "a bug" not in outcome.err
+    assert "no file can be made in" in outcome.err
+    assert str(tmp_path / "absent") in outcome.err
+    assert ".part" not in outcome.err
+
+
+def test_an_export_onto_a_full_disk_names_its_file(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    fill(cli.db)
+    monkeypatch.setattr("os.fsync", full)
+    outcome = cli("export", "ann", "--out", str(tmp_path / "ann.jsonl"))
+    assert outcome.status == 1
+    assert f"{tmp_path / 'ann.jsonl'} cannot be written: No space left" in outcome.err
+    assert not [path for path in tmp_path.iterdir() if "ann" in path.name]
 
 
 def test_erase_asks_first(cli: Cli) -> None:

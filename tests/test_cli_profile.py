@@ -12,6 +12,7 @@ import pytest
 from cli_helpers import Cli
 from models import ToldModel
 from penname.cli import setup
+from penname.errors import StoreFullError
 from penname.records import Authored, Document, Profile
 from penname.store import Store
 
@@ -128,6 +129,37 @@ def test_a_failed_or_empty_edit_stores_nothing(
     editor(tmp_path, monkeypatch, code)
     assert cli("profile", "ann", "--edit").status == 1
     assert latest(cli).version == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "kept"),
+    [
+        ("path.write_text('Mine')", True),  # and the database is full
+        (r"path.write_bytes(b'Mine \xff')", True),
+        ("path.write_text('Mine'); sys.exit(3)", True),
+        ("sys.exit(3)", False),
+        ("path.write_text('  ')", False),
+        ("path.unlink()", False),
+    ],
+)
+def test_what_was_written_but_not_stored_is_kept(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, kept: bool
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreFullError("the disk is full")
+
+    monkeypatch.setattr("penname.methods.stepback.edit_profile", full)
+    place = tmp_path / "drafts"
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    cli("profile", "ann")
+    editor(tmp_path, monkeypatch, code)
+    outcome = cli("profile", "ann", "--edit")
+    assert outcome.status == 1
+    left = [*place.rglob("*.txt")]
+    assert [file.read_bytes()[:4] for file in left] == [b"Mine"] * kept
+    assert all(f"kept in {file}: `penname profile --text`" in outcome.err for file in left)
+    assert kept or not any(place.iterdir())
 
 
 def test_a_missing_editor_is_told(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

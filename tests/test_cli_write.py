@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from cli_helpers import Cli
 from models import ToldModel
 from penname.cli import write as command
+from penname.errors import StreamCutError
 from penname.records import Authored, Document
 from penname.store import Store
 
@@ -131,6 +133,26 @@ def test_a_hostile_draft_is_shown_as_text(cli: Cli, model: ToldModel, terminal: 
     assert outcome.out == "x\\x1b[31m y\\x9b\n"
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_an_empty_draft_is_told(cli: Cli, model: ToldModel, terminal: bool) -> None:
+    model.answer = lambda prompt: ""
+    outcome = cli("write", "--user", "ann", "--method", "none", "About tea", terminal=terminal)
+    assert outcome.status == 0
+    assert not outcome.out.strip()
+    assert "the model wrote nothing" in outcome.err
+
+
+def test_a_cut_stream_keeps_its_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(*_: object) -> Iterator[str]:
+        yield "Dear Tom, this"
+        raise StreamCutError("the answer is not whole")
+
+    monkeypatch.setattr("penname.writer.Writer.stream", cut)
+    outcome = cli("write", "--user", "ann", "About tea", terminal=True)
+    assert (outcome.status, outcome.out) == (1, "Dear Tom, this\n")
+    assert outcome.err.endswith("penname: the answer is not whole\n")
+
+
 @pytest.mark.parametrize(
     ("args", "status", "told"),
     [
@@ -149,6 +171,8 @@ def test_a_hostile_draft_is_shown_as_text(cli: Cli, model: ToldModel, terminal: 
         (("About tea",), 2, "--user"),
         (("--user", "ann", "--k", "0", "About tea"), 2, "--k"),
         (("--user", "ann", "--temperature", "-1", "About tea"), 2, "--temperature"),
+        (("--user", "ann", "--temperature", "inf", "About tea"), 2, "finite"),
+        (("--user", "ann", "--retriever", "bm25", "About tea"), 1, "'bm25'; there are lexical, dense"),
     ],
 )
 def test_errors(cli: Cli, args: tuple[str, ...], status: int, told: str) -> None:

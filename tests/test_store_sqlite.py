@@ -238,6 +238,23 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(file: Path) -> None:
         assert store.add_user("b").add([Document(text="goes on")]).new == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a limit on file sizes")
+def test_a_limit_on_file_sizes_is_told_and_loses_nothing(file: Path) -> None:
+    import resource
+
+    told: list[int] = []
+    items = (Authored(user="a", document=Document(id=f"{n}", text="x" * 2000)) for n in range(1000))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Store(file) as store:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+            with pytest.raises(StoreError, match="limit on file sizes"):
+                store.add(items, batch=10, on_batch=lambda added: told.append(added.new))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert store.user("a").count == told[-1] > 0
+
+
 def test_a_read_only_file_can_be_read(file: Path) -> None:
     with Store(file) as store:
         store.add_user("a")

@@ -104,7 +104,7 @@ def test_the_request_itself_is_never_shortened() -> None:
 def test_documents_that_lack_a_side_are_no_examples_and_that_is_said() -> None:
     built = build([hit("text", title="")])
     assert built.prompt == "Title: Snow in May\nPost:"
-    assert built.dropped == ("1 documents without a title or text",)
+    assert built.dropped == ("1 document without a title or text",)
 
 
 INJECTIONS = [

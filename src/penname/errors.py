@@ -60,7 +60,7 @@ class PromptTooLongError(BadInputError):
 
 
 class UnknownNameError(PennameError):
-    """A name that is not there; the message offers the nearest names that are.
+    """A name that is not there; the message offers the nearest names that are, or else all of them.
 
     Args:
         name: what was asked for.
@@ -68,11 +68,15 @@ class UnknownNameError(PennameError):
     """
 
     kind = "name"
+    few = True  # few enough, and nobody's own, to be all told
 
     def __init__(self, name: str, known: Iterable[str] = ()) -> None:
         self.name = name
-        near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+        there = list(known)
+        near = difflib.get_close_matches(name, there, n=3, cutoff=0.6)
         meant = f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""
+        if self.few and there and not near:
+            meant = f"; there are {', '.join(there)}"
         super().__init__(f"unknown {self.kind} {_short(name)}{meant}")
 
 
@@ -80,6 +84,7 @@ class UnknownUserError(UnknownNameError):
     """No such user in this store."""
 
     kind = "user"
+    few = False
 
 
 class UnknownMethodError(UnknownNameError):

@@ -206,14 +206,18 @@ def _write_whole(out: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write `rows` beside `out` and rename: `out` is never half written. Returns the number of rows.
 
     Raises:
-        BadInputError: `out` is there and no file: a folder, or a device that renaming would replace.
+        BadInputError: `out` is there and no file: a folder, or a device that renaming would replace; or it
+            cannot be written. What is there stays as it is.
     """
     import tempfile
 
     out = out.expanduser().resolve()
     if out.exists() and not out.is_file():
         raise BadInputError(f"{out} is no file that could be replaced: leave --out away to write to stdout")
-    handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part")
+    try:
+        handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name[:40]}.", suffix=".part")
+    except OSError as error:
+        raise BadInputError(f"{out}: no file can be made in {out.parent} ({error.strerror})") from error
     written = 0
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -223,7 +227,9 @@ def _write_whole(out: Path, rows: Iterable[dict[str, Any]]) -> int:
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, out)
-    except BaseException:  # Ctrl-C too leaves nothing behind
+    except BaseException as error:  # Ctrl-C too leaves nothing behind
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):  # a full disk's names no file
+            raise BadInputError(f"{out} cannot be written: {error.strerror}") from error
         raise
     return written

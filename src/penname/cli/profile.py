@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -110,7 +112,9 @@ def _made(
 def _edit(store: Store, user: str, model: str | None, prompts: str | None) -> Profile:
     """The user's profile as the person at the terminal leaves it; made first where there is none."""
     current = store.user(user).profile() or _made(store, [user], model, prompts)[0]
-    return _set(store, user, _edited(current.text))
+    with _draft(user, current.text) as file:
+        _open_editor(file)
+        return _set(store, user, read_text(str(file)))
 
 
 def _set(store: Store, user: str, text: str) -> Profile:
@@ -125,30 +129,47 @@ def _set(store: Store, user: str, text: str) -> Profile:
     return edit_profile(store, user, check_text(text))
 
 
-def _edited(text: str) -> str:
-    """`text` as it is after the person's editor has closed.
+@contextmanager
+def _draft(user: str, text: str) -> Iterator[Path]:
+    """A file that holds `text`, for the time of editing. It stays, and is told, where what a person wrote in
+    it could not be stored (a busy or full database, say): nobody should have to write it twice."""
+    import shutil
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp(prefix="penname-"))  # only its owner can read it
+    file = folder / "profile.txt"
+    file.write_text(text + "\n", encoding="utf-8", newline="\n")
+    keep = False
+    try:
+        yield file
+    except BaseException:  # Ctrl-C too
+        keep = file.is_file() and file.read_bytes().strip() not in (b"", text.strip().encode())
+        raise
+    finally:
+        if keep:
+            note(f"what you wrote is kept in {file}: `penname profile --text` stores it for {user!r}")
+        else:
+            shutil.rmtree(folder)
+
+
+def _open_editor(file: Path) -> None:
+    """Returns when the person's editor has closed `file`.
 
     Raises:
         BadInputError: the editor is not there, or it failed.
     """
     import shlex
     import subprocess
-    import tempfile
 
     command = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ("notepad" if os.name == "nt" else "vi")
-    with tempfile.TemporaryDirectory(prefix="penname-") as folder:  # only its owner can read it
-        file = Path(folder) / "profile.txt"
-        file.write_text(text + "\n", encoding="utf-8")
-        try:
-            status = subprocess.run([*shlex.split(command), str(file)], check=False).returncode
-        except (OSError, ValueError) as error:
-            raise BadInputError(
-                f"the editor {command!r} could not be started ({error}): "
-                "set VISUAL or EDITOR, or use --text FILE"
-            ) from None
-        if status:
-            raise BadInputError(f"the editor {command!r} ended with status {status}: nothing was stored")
-        return read_text(str(file))
+    try:
+        status = subprocess.run([*shlex.split(command), str(file)], check=False).returncode
+    except (OSError, ValueError) as error:
+        raise BadInputError(
+            f"the editor {command!r} could not be started ({error}): set VISUAL or EDITOR, or use --text FILE"
+        ) from None
+    if status:
+        raise BadInputError(f"the editor {command!r} ended with status {status}: nothing was stored")
 
 
 def _print(profile: Profile) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from penname.records import Draft, Prompt, Request
     from penname.store import Store
     from penname.writer import Writer
+
+_NOTHING = "the model wrote nothing: try another --seed, or say more in the request"
 
 
 def write(
@@ -81,6 +84,8 @@ def write(
 
     if (k or retriever) and "retrieval" not in stages(method):
         raise typer.BadParameter(f"method {method!r} retrieves nothing", param_hint="--k, --retriever")
+    if not math.isfinite(temperature):
+        raise typer.BadParameter("it must be a finite number", param_hint="--temperature")
     request = _request(text, users, task, before)
     texts = PromptTexts.load(prompts)
     with open_store(db) as store:
@@ -113,6 +118,8 @@ def write(
             note(f"left out: {left_out}")
     if draft.finish == "length":
         note(f"the draft was cut at its limit, {draft.completion_tokens} tokens (--max-tokens)")
+    if not draft.text:
+        note(_NOTHING)
     say(draft.text)
 
 
@@ -156,9 +163,16 @@ def _check_known(store: Store, request: Request) -> None:
 
 def _stream(writer: Writer, request: Request) -> None:
     """The draft, piece by piece, as the model writes it."""
-    for piece in writer.stream(request):
-        print(clean(piece), end="", flush=True)
-    print()
+    written = ""
+    try:
+        for piece in writer.stream(request):
+            written = piece or written
+            print(clean(piece), end="", flush=True)
+    finally:
+        if written:  # an error's message begins on a line of its own
+            print(flush=True)
+    if not written:
+        note(_NOTHING)
 
 
 def _explain(draft: Draft) -> None:

@@ -43,6 +43,9 @@ class _Limits:
 
 
 _CPU = _Limits(rows=64, tokens=32_768, logits=64_000_000)  # larger ones gain nothing; 256 MB in float32
+# Scoring on a CPU, 4,000 tokens keep it as busy as 10,000, whose buffers the system hands out anew for every
+# layer: 860 against 370 tokens/s in bfloat16.
+_CPU_SCORES = _Limits(rows=64, tokens=4_096, logits=64_000_000)
 _GPU = _Limits(rows=256, tokens=262_144, logits=1_000_000_000)  # keeps a GPU busy, in some 10 GB
 
 
@@ -141,7 +144,8 @@ class TransformersLM:
         scores = [Score(0.0, 0, ())] * len(pairs)
         order = sorted((i for i, (_, c) in enumerate(pairs) if c), key=lambda i: sum(map(len, pairs[i])))
         sizes = [(sum(map(len, pairs[i])), (len(pairs[i][1]) + 1) * self._vocabulary) for i in order]
-        for batch in _batches(sizes, self._limits):
+        limits = _CPU_SCORES if self._device == "cpu" else _GPU
+        for batch in _batches(sizes, limits):
             found = self._log_probabilities([pairs[i] for i in order[batch]])
             for i, per_token in zip(order[batch], found, strict=True):
                 scores[i] = Score(math.fsum(per_token), len(per_token), tuple(per_token))

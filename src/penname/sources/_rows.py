@@ -32,6 +32,8 @@ def why(reason: str | Exception) -> str:
             f"{'.'.join(str(place) for place in error['loc']) or 'the row'}: {_complaint(error['msg'])}"
             for error in reason.errors(include_url=False, include_input=False)
         )
+    if isinstance(reason, ValueError) and "integer string conversion" in str(reason):
+        return "it holds an integer of more digits than can be read; write it as text"
     if isinstance(reason, RecursionError):
         return "nested too deeply"
     return " ".join(str(reason).split())
@@ -57,9 +59,11 @@ def parse_row(raw: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise BadInputError(f"not UTF-8: {error.reason} at byte {error.start + 1}") from None
     except json.JSONDecodeError as error:
-        raise BadInputError(f"broken JSON: {error.msg} at character {error.pos + 1}") from None
+        raise BadInputError(
+            f"broken JSON: {error.msg.removesuffix(' at')} at character {error.pos + 1}"
+        ) from None
     if not isinstance(row, dict):
-        raise BadInputError(f"a row is a JSON object {{…}}, not {type(row).__name__}")
+        raise BadInputError(f"a row is a JSON object {{…}}, not {_kind(row)}")
     return row
 
 
@@ -195,4 +199,5 @@ def _key(key: object) -> str:
 
 def _kind(value: object) -> str:
     names = {list: "a list", dict: "a mapping", bool: "true or false", int: "a number", float: "a number"}
+    names |= {str: "text", type(None): "null"}
     return names.get(type(value), f"a {type(value).__name__}")

@@ -26,6 +26,10 @@ _READ_ONLY = "{where}: the database, or the folder it lies in, cannot be written
 _NOT_OURS = (
     "{where} is not a database of penname, or it is damaged ({why}): name another file, or restore a backup"
 )
+_BROKEN = (
+    "{where} cannot be read or written ({why}); what was acknowledged before is kept: look whether the disk "
+    "is full or failing, or a limit on file sizes is reached"
+)
 _SCHEMA = "{where}: the tables are missing or differ ({why}): run `penname db upgrade`"
 _OTHER = "{where}: {why}"
 
@@ -33,6 +37,7 @@ _SQLITE: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_BUSY: (StoreBusyError, _BUSY),
     sqlite3.SQLITE_LOCKED: (StoreBusyError, _BUSY),
     sqlite3.SQLITE_FULL: (StoreFullError, _FULL),
+    sqlite3.SQLITE_IOERR: (StoreError, _BROKEN),
     sqlite3.SQLITE_READONLY: (StoreReadOnlyError, _READ_ONLY),
     sqlite3.SQLITE_PERM: (StoreReadOnlyError, _READ_ONLY),
     sqlite3.SQLITE_NOTADB: (StoreError, _NOT_OURS),

@@ -153,7 +153,8 @@ def build_prompt(
     """
     shown = [[hit for hit in of_author if task.example(hit.document)] for of_author in hits]
     unfit = sum(map(len, hits)) - sum(map(len, shown))
-    dropped = [f"{unfit} documents without a {task.example_input} or {task.example_output}"] if unfit else []
+    noun = "document" if unfit == 1 else "documents"
+    dropped = [f"{unfit} {noun} without a {task.example_input} or {task.example_output}"] if unfit else []
     # Round by round over the authors: everybody's best, then everybody's second …
     ranked = [
         of_author[rank]
