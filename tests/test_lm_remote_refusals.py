@@ -219,3 +219,13 @@ def test_half_a_character_in_a_prompt(serve):
         model.generate(["broken \ud83d emoji"])
     with pytest.raises(BadInputError, match="half a character"):
         list(model.stream("broken \ud83d emoji"))
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_prompt_goes_to_no_server_but_the_one_that_was_named(serve, status):
+    other = serve(lambda path, body: chat("stolen"))
+    elsewhere = {"Location": f"http://127.0.0.1:{other.port}/v1/chat/completions"}
+    model = serve(lambda path, body: Reply("", status, elsewhere)).model()
+    with pytest.raises(ServerError, match=str(status)):
+        model.generate([PRIVATE])
+    assert other.bodies == []

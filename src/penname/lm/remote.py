@@ -73,6 +73,8 @@ class RemoteLM:
             api_key=key,
             timeout=openai.Timeout(config.timeout, connect=min(config.timeout, _CONNECT)),
             max_retries=config.retries,
+            # A prompt goes to the server that was named, and to no other that it points to.
+            http_client=openai.DefaultHttpxClient(follow_redirects=False),
         )
         weakref.finalize(self, self._client.close)  # left to itself it can be collected after its sockets
         self._takes_n = True  # until the server refuses it
