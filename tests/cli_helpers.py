@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from penname.cli import main
+from penname.store import Store
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Cli:
         self.monkeypatch = monkeypatch
         self.db = folder / "store.db"
         monkeypatch.setenv("PENNAME_DB", str(self.db))
+        with Store(self.db):
+            pass  # an empty store: commands that do not fill one refuse to make one
         for name in ("PENNAME_MODEL", "PENNAME_DEBUG", "PENNAME_PROMPTS"):
             monkeypatch.delenv(name, raising=False)
 

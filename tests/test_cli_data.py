@@ -77,6 +77,7 @@ def test_fields_by_name(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_an_option_of_another_source_is_refused(cli: Cli, rows: Path) -> None:
+    cli.db.unlink()
     outcome = cli("import", "jsonl", str(rows), "--split", "dev")
     assert outcome.status == 2
     assert "--split" in outcome.err
@@ -297,6 +298,7 @@ def test_erase_returns_counts(cli: Cli) -> None:
 
 
 def test_upgrade_may_run_again(cli: Cli) -> None:
+    cli.db.unlink()
     [first] = cli("db", "upgrade", "--json").rows
     assert first["before"] is None
     assert first["schema"]
@@ -331,3 +333,13 @@ def test_an_export_keeps_a_link(cli: Cli, tmp_path: Path) -> None:
     assert cli("export", "ann", "--out", str(tmp_path / "link.jsonl")).status == 0
     assert (tmp_path / "link.jsonl").is_symlink()
     assert real.read_text("utf-8") == cli("export", "ann").out
+
+
+@pytest.mark.parametrize(
+    "command", [("users",), ("show", "ann"), ("export", "ann"), ("erase", "ann", "--yes")]
+)
+def test_a_mistyped_store_is_not_made(cli: Cli, tmp_path: Path, command: tuple[str, ...]) -> None:
+    outcome = cli(*command, "--db", str(tmp_path / "mistyped.db"))
+    assert outcome.status == 1
+    assert "there is no store at" in outcome.err
+    assert not (tmp_path / "mistyped.db").exists()

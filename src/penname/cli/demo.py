@@ -48,7 +48,7 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
     sample = db is None
     where = str(out / "demo.db") if db is None else db
-    with open_store(where) as store:
+    with open_store(where, create=sample) as store:
         if sample:
             load_sample(store)
         requests = held_out(store, task, limit)

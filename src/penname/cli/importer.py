@@ -121,7 +121,7 @@ def _run(source: str, path: Path, given: dict[str, Any], db: str | None) -> Adde
     from penname.store import Added
 
     kept = Added()
-    with open_store(db) as store, progress(f"importing {line(str(path), 40)}") as shown:
+    with open_store(db, create=True) as store, progress(f"importing {line(str(path), 40)}") as shown:
         task = shown.task_ids[0]
 
         def on_batch(so_far: Added) -> None:

@@ -58,11 +58,11 @@ def read_text(source: str) -> str:
         raise BadInputError(f"{source}: no UTF-8 text (byte {error.start + 1})") from None
 
 
-def open_store(db: str | None) -> Store:
-    """The store that `--db` names."""
+def open_store(db: str | None, *, create: bool = False) -> Store:
+    """The store that `--db` names. Only what fills a store makes one: elsewhere it is a mistyped name."""
     from penname.store import Store
 
-    return Store(db)
+    return Store(db, create=create)
 
 
 def open_model(spec: str | None) -> LanguageModel:

@@ -26,18 +26,19 @@ class Database:
     Args:
         location: a file or a URL, as in `Store`.
         busy_timeout: seconds that a call waits for other processes.
+        create: whether an SQLite file that is not there is made.
 
     Raises:
         StoreError: the location is none that penname can use.
         MissingPackageError: PostgreSQL without its driver.
     """
 
-    def __init__(self, location: str | Path, busy_timeout: float) -> None:
+    def __init__(self, location: str | Path, busy_timeout: float, create: bool = True) -> None:
         self.url = _url(location)
         self.busy_timeout = busy_timeout
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.shown = _shown(self.url)
-        self.engine = self._sqlite() if self.is_sqlite else self._postgresql()
+        self.engine = self._sqlite(create) if self.is_sqlite else self._postgresql()
         self._process = os.getpid()
 
     @property
@@ -83,9 +84,12 @@ class Database:
         with translated(self.url, self.where), self.engine.connect() as connection:
             yield connection
 
-    def _sqlite(self) -> Engine:
+    def _sqlite(self, create: bool) -> Engine:
         if "uri" not in self.url.query:
-            _make_file(Path(self.url.database or ""))
+            file = Path(self.url.database or "")
+            if not create and not file.exists():
+                raise StoreError(f"there is no store at {file}: check the name, or import something into it")
+            _make_file(file)
         # The driver begins no transactions by itself: `begun` does, in the words that each needs.
         options = {"timeout": self.busy_timeout, "isolation_level": None}
         engine = create_engine(self.url, connect_args=options, hide_parameters=True)

@@ -40,6 +40,7 @@ class Store:
             `postgresql://user@host/database`). None: PENNAME_DB, or `penname.db` in the user's data folder.
         busy_timeout: seconds that a call waits for other processes before it raises StoreBusyError.
         check: False opens without a look at the schema, for `schema` and `upgrade`.
+        create: False raises StoreError where there is no SQLite file yet, as a mistyped name has none.
 
     Raises:
         StoreError: the location cannot be opened, or is no database of penname; its kinds say why.
@@ -51,9 +52,15 @@ class Store:
     """
 
     def __init__(
-        self, location: str | Path | None = None, *, busy_timeout: float = 30.0, check: bool = True
+        self,
+        location: str | Path | None = None,
+        *,
+        busy_timeout: float = 30.0,
+        check: bool = True,
+        create: bool = True,
     ) -> None:
-        self._database = Database(paths.default_db() if location is None else location, busy_timeout)
+        named = paths.default_db() if location is None else location
+        self._database = Database(named, busy_timeout, create)
         self.url = self._database.shown
         if check:
             try:
