@@ -210,6 +210,14 @@ def test_a_profile_is_kept_until_the_history_the_model_or_the_texts_change(store
     assert [profile.version for profile in user.profiles()] == [1, 2, 3]
 
 
+def test_a_refresh_asks_again(store: Store) -> None:
+    store.add_user("alice").add([document("First text.", 1)])
+    unclear = chat("Sorry, no.")
+    profile_histories(store, unclear, [History("alice")])
+    [fresh] = profile_histories(store, chat(), [History("alice")], refresh=True)
+    assert fresh.topics == ("bees", "orchards")
+
+
 def test_new_documents_cost_only_their_own_parts(store: Store) -> None:
     user = store.add_user("alice")
     user.add([document(f"Text number {day}.", day) for day in range(1, 6)])

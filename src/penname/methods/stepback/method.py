@@ -69,7 +69,8 @@ def profile_histories(
     moment `before` or with exclusions never uses it, as it may know what came later.
 
     Args:
-        refresh: make every profile anew, edited ones too (the edited version stays in the store).
+        refresh: make every profile anew, asking the model again, edited ones too (the edited version stays
+            in the store).
         progress: called with (histories done, histories in all).
         note: called with a sentence where something is worth saying (an edited profile that lags behind).
 
@@ -85,7 +86,7 @@ def profile_histories(
         for work in window:
             work.profile = _kept(work, refresh, say)
         open_work = [work for work in window if work.profile is None]
-        _gist(gister, open_work)
+        _gist(gister, open_work, refresh)
         for work in open_work:
             work.profile = _store(gister, work, say)
         done.extend(work.profile for work in window if work.profile is not None)
@@ -146,26 +147,26 @@ def _kept(work: _Work, refresh: bool, say: Callable[[str], None]) -> Profile | N
     return None if stored is None or stored.edited else stored
 
 
-def _gist(gister: Gister, works: Sequence[_Work]) -> None:
+def _gist(gister: Gister, works: Sequence[_Work], again: bool) -> None:
     """Fill in every work's answers: map, then (chat models) reduce until one note is left."""
     for work in works:
         work.parts = gister.parts(work.documents)
-    _ask(gister, works)
+    _ask(gister, works, again)
     if gister.model.shape == "completion":
         return
     while unmerged := [work for work in works if len(work.answers) > 1]:
         for work in unmerged:
             work.parts = gister.merge(work.answers)
-        _ask(gister, unmerged)
+        _ask(gister, unmerged, again)
 
 
-def _ask(gister: Gister, works: Sequence[_Work]) -> None:
-    """Answer all parts of all works: from what is kept, else in one batch, and keep the answers."""
+def _ask(gister: Gister, works: Sequence[_Work], again: bool) -> None:
+    """Answer all parts of all works, from what is kept (unless `again`), else in one batch, and keep that."""
     users = {work.user.id: work.user for work in works}
     parts: dict[str, dict[str, Part]] = {name: {} for name in users}  # a user may have several histories here
     for work in works:
         parts[work.user.id].update({part.key: part for part in work.parts})
-    known = {name: users[name].gists(of_user) for name, of_user in parts.items()}
+    known = {name: {} if again else users[name].gists(of_user) for name, of_user in parts.items()}
     wanted = [
         (name, part)
         for name, of_user in parts.items()
