@@ -44,7 +44,7 @@ class _Limits:
 
 _CPU = _Limits(rows=64, tokens=32_768, logits=64_000_000)  # larger ones gain nothing; 256 MB in float32
 # Scoring on a CPU, 4,000 tokens keep it as busy as 10,000, whose buffers the system hands out anew for every
-# layer: 860 against 370 tokens/s in bfloat16.
+# layer, and that took more than half of the time.
 _CPU_SCORES = _Limits(rows=64, tokens=4_096, logits=64_000_000)
 _GPU = _Limits(rows=256, tokens=262_144, logits=1_000_000_000)  # keeps a GPU busy, in some 10 GB
 
@@ -54,7 +54,7 @@ class TransformersLM:
 
     Args:
         config: `model` is the folder; `dtype` None is bfloat16 on a GPU and on a CPU with instructions for it
-            (over twice as fast there; a token's log-probability moves by about 0.01), else float32.
+            (over twice as fast there, see benchmarks/models.py), else float32.
         folder: where the weights lie, if not at `config.model` (a converted GGUF file).
 
     Raises:

@@ -37,8 +37,8 @@ _BLOCK = 32  # tokens that OpenVINO keeps together on a CPU
 
 # "float32" rounds no activations to 8 bits: neighbours in a batch and cached prefixes then move a token's
 # log-probability by some 0.00001, so a call gives the same text again. "bfloat16", the default where the
-# processor has instructions for it, writes and reads about three times as fast there; but neighbours move
-# log-probabilities by up to 0.07, and so would cached prefixes: none are kept.
+# processor has instructions for it, reads over twice as fast there (benchmarks/models.py); but neighbours
+# move log-probabilities by up to 0.07, and so would cached prefixes: none are kept.
 _PRECISION: dict[DType, dict[str, str]] = {
     "float32": {
         "INFERENCE_PRECISION_HINT": "f32",
