@@ -163,16 +163,9 @@ def compare(
     started = time.perf_counter()
     progress("drafts", 0, total)
     written: list[tuple[str, Request, Draft]] = []
-    for method in (
-        "none",
-        DEFAULT_METHOD,
-    ):  # a call each: the fuller the model's batches, the faster it writes
-        here = [
-            (arm, *pair)
-            for arm, pairs in found.items()
-            for pair in pairs
-            if (arm == NONE) == (method == "none")
-        ]
+    # A call for each method, not for each arm: the fuller the model's batches, the faster it writes.
+    for method, those in (("none", (NONE,)), (DEFAULT_METHOD, (CONTROL, ONE, GROUP))):
+        here = [(arm, *pair) for arm in those for pair in found.get(arm, [])]
         writer = Writer(store, model, method, k=DEMO_K, texts=texts, max_tokens=DEMO_TOKENS, seed=seed)
         drafts = writer.write_many([asked for _, _, asked in here])
         written += [(arm, request, draft) for (arm, request, _), draft in zip(here, drafts, strict=True)]

@@ -10,7 +10,7 @@ class StepBackConfig:
     """Settings of the gist. Source: arXiv 2406.14275 and its official code, where one is named."""
 
     chunk_tokens: int = (
-        3_000  # tokens of documents gisted at once by a chat model; ours: less in a small context
+        3_000  # tokens of documents gisted at once (chat models), or half a small context; ours
     )
     gist_tokens: int = 400  # tokens of one gist; ours: seven short lines
     keyword_tokens: int = 32  # tokens of one document's keywords (base-like models); ours
