@@ -53,5 +53,5 @@ class ToldModel:
     def score(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Score]:
         return [Score(-1.0 * len(text.split()), len(text.split()), ()) for text in completions]
 
-    def choose(self, prompt: Prompt, options: Sequence[str]) -> list[float]:
-        return [1 / len(options) for _ in options]
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[list[float]]:
+        return [[1 / len(mine) for _ in mine] for mine in options]

@@ -59,7 +59,7 @@ def test_transformers_finds_likely_what_openvino_writes(embedded_model: Language
         assert score.per_token[0] > -4  # the likeliest of 49,152 tokens
         assert score.total / score.tokens > -2
     assert "Paris" in written[0]
-    shares = embedded_model.choose(PROMPTS[0], [" Paris", " London", " Berlin"])
+    [shares] = embedded_model.choose([PROMPTS[0]], [[" Paris", " London", " Berlin"]])
     assert shares[0] == max(shares)
 
 

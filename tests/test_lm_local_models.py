@@ -50,30 +50,6 @@ def test_scores_are_those_of_a_naive_loop_over_pairs(model: LanguageModel, tiny_
     assert (scores[-1].total, scores[-1].tokens) == (0.0, 0)
 
 
-def test_scores_do_not_depend_on_how_batches_are_cut(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    together = model.score(PROMPTS, COMPLETIONS)
-    for limits in ({"rows": 1}, {"tokens": 40}, {"logits": 2000}):
-        monkeypatch.setattr(local_module, "_CPU", replace(local_module._CPU, **limits))
-        for one, other in zip(together, model.score(PROMPTS, COMPLETIONS), strict=True):
-            assert one.per_token == pytest.approx(other.per_token, abs=1e-4)
-        monkeypatch.undo()
-
-
-def test_batches_keep_their_limits_and_lose_nothing() -> None:
-    sizes = [(tokens, tokens * 3) for tokens in range(1, 40)]
-    limits = local_module._Limits(rows=5, tokens=60, logits=200)
-    batches = [sizes[batch] for batch in local_module._batches(sizes, limits)]
-    assert [size for batch in batches for size in batch] == sizes
-    for batch in batches:
-        longest = max(tokens for tokens, _ in batch)
-        assert len(batch) == 1 or (
-            len(batch) <= 5 and len(batch) * longest <= 60 and len(batch) * longest * 3 <= 200
-        )
-    assert list(local_module._batches([], limits)) == []
-
-
 def test_greedy_text_is_that_of_transformers(model: LanguageModel, tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     network: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
@@ -145,14 +121,19 @@ def test_what_exceeds_the_context_is_refused_with_the_numbers(model: LanguageMod
 
 def test_choices_sum_to_one_and_order_as_scores_do(model: LanguageModel) -> None:
     options = [" sat", " lay on the log", " the mat", " x"]
-    shares = model.choose("the cat", options)
+    [shares] = model.choose(["the cat"], [options])
     totals = [score.total for score in model.score(["the cat"] * 4, options)]
     assert sum(shares) == pytest.approx(1)
     ranked = sorted(range(4), key=lambda i: totals[i])
     assert all(shares[a] < shares[b] for a, b in pairwise(ranked))
     assert math.log(shares[0] / shares[1]) == pytest.approx(totals[0] - totals[1], abs=1e-5)
-    with pytest.raises(BadInputError, match="options"):
-        model.choose("the cat", [])
+    several = model.choose(["the cat", "the dog"], [options, options[1:]])
+    assert several[0] == pytest.approx(shares, abs=1e-5)
+    assert several[1] == pytest.approx(model.choose(["the dog"], [options[1:]])[0], abs=1e-5)
+    for prompts, given in ((["the cat"], [[]]), (["the cat"], [["a", ""]]), (["the cat"], [["a"], ["b"]])):
+        with pytest.raises(BadInputError, match="options"):
+            model.choose(prompts, given)
+    assert model.choose([], []) == []
 
 
 def test_as_many_completions_as_prompts(model: LanguageModel) -> None:

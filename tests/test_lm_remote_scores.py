@@ -171,9 +171,21 @@ def test_a_chat_template_that_changes_the_completion(serve):
 
 
 def test_choosing_by_scores(serve):
-    shares = serve(echoing()).model(shape="completion").choose("Is it", [" yes", " no"])
+    [shares] = serve(echoing()).model(shape="completion").choose(["Is it"], [[" yes", " no"]])
     weights = [math.exp(sum(naive_score("Is it", option))) for option in (" yes", " no")]
     assert shares == pytest.approx([w / sum(weights) for w in weights])
+
+
+def test_many_choices_in_one_call_keep_their_order(serve):
+    model = serve(echoing()).model(shape="completion", concurrency=3)
+    prompts, options = (
+        ["Is it", "Was it", "Will it be"],
+        [[" yes", " no"], [" a", " b", " c"], [" so", " not"]],
+    )
+    one_by_one = [model.choose([prompt], [mine])[0] for prompt, mine in zip(prompts, options, strict=True)]
+    assert model.choose(prompts, options) == [pytest.approx(shares) for shares in one_by_one]
+    with pytest.raises(BadInputError, match="3 prompts and 2 lists"):
+        model.choose(prompts, options[:2])
 
 
 def first_token(**top: float) -> Answering:
@@ -194,7 +206,7 @@ def test_choosing_by_the_first_token_where_the_server_cannot_score(serve):
     server = serve(first_token(yes=0.5, _yes=0.1, no=0.2, maybe=0.1, _=0.1))
     model = server.model(concurrency=1)
     for _ in range(2):
-        assert model.choose("Is it?", ["yes", "no", "never"]) == pytest.approx([0.75, 0.25, 0])
+        assert model.choose(["Is it?"], [["yes", "no", "never"]]) == [pytest.approx([0.75, 0.25, 0])]
     asked_for_scores = ["prompt_logprobs" in body for body in server.bodies]
     assert asked_for_scores.count(False) == 2
     assert asked_for_scores.count(True) <= 3  # of the first choice only
@@ -202,17 +214,17 @@ def test_choosing_by_the_first_token_where_the_server_cannot_score(serve):
 
 def test_an_option_that_is_a_whole_token_is_told_from_one_that_begins_alike(serve):
     model = serve(first_token(**{"1": 0.3, "10": 0.1, "5": 0.4})).model()
-    assert model.choose("Rate it", ["1", "5", "10"]) == pytest.approx([0.375, 0.5, 0.125])
+    assert model.choose(["Rate it"], [["1", "5", "10"]]) == [pytest.approx([0.375, 0.5, 0.125])]
 
 
 def test_options_with_the_same_first_token_are_not_guessed(serve):
     with pytest.raises(ServerRefusedError, match="same token"):
-        serve(first_token(**{"1": 0.3, "5": 0.4})).model().choose("Rate it", ["1", "5", "10"])
+        serve(first_token(**{"1": 0.3, "5": 0.4})).model().choose(["Rate it"], [["1", "5", "10"]])
 
 
 def test_options_that_the_model_would_not_begin(serve):
     with pytest.raises(ServerRefusedError, match="none of the tokens"):
-        serve(first_token(Well=0.9)).model().choose("Is it?", ["yes", "no"])
+        serve(first_token(Well=0.9)).model().choose(["Is it?"], [["yes", "no"]])
 
 
 @pytest.mark.parametrize("echo", ["refused", "ignored"])
@@ -230,11 +242,11 @@ def test_a_completion_server_that_lists_first_tokens(serve, echo):
     server = serve(answer)
     model = server.model(shape="completion", concurrency=1)
     for _ in range(2):
-        assert model.choose("x", [" a", " b"]) == pytest.approx([0.75, 0.25])
+        assert model.choose(["x"], [[" a", " b"]]) == [pytest.approx([0.75, 0.25])]
     assert sum("echo" in body for body in server.bodies) <= 2  # not tried again for the second choice
 
 
 @pytest.mark.parametrize("options", [[], ["a", ""]])
 def test_nothing_to_choose_from(serve, options):
     with pytest.raises(BadInputError):
-        serve(echoing()).model().choose("x", options)
+        serve(echoing()).model().choose(["x"], [options])

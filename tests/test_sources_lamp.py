@@ -37,10 +37,14 @@ def lamp(folder: Path, task: int, split: str = "dev", golds: bool = True, questi
     path = folder / f"{split}_questions.json"
     path.write_text(json.dumps(asked))
     if golds:
-        rows = [{"id": row["id"], "output": f"gold {row['id']}"} for row in asked]
+        rows = [{"id": row["id"], "output": gold(task, row["id"])} for row in asked]
         outputs = {"task": f"LaMP_{task}", "golds": rows}
         (folder / f"{split}_outputs.json").write_text(json.dumps(outputs))
     return path
+
+
+def gold(task: int, question: object) -> str:
+    return "dark comedy" if task == 2 else f"gold {question}"
 
 
 def bad(items: list[Item]) -> list[str]:
@@ -61,8 +65,20 @@ def test_each_task_gives_documents_and_requests(tmp_path: Path, task: int) -> No
     further = {"tag", "score"} & set(entry)
     assert first.document.fields == {name: entry[name] for name in further}
     assert request == Request(
-        id=f"{task}0", task=f"LaMP-{task}", input="Question 0?", users=(f"{task}0",), gold=f"gold {task}0"
+        id=f"{task}0",
+        task=f"LaMP-{task}",
+        input="Question 0?",
+        users=(f"{task}0",),
+        gold=gold(task, f"{task}0"),
     )
+
+
+def test_the_news_of_lamp_2_s_first_release_are_refused(tmp_path: Path) -> None:
+    path = lamp(tmp_path, 2)
+    rows = [{"id": "20", "output": "dark comedy"}, {"id": "21", "output": "style & beauty"}]
+    (tmp_path / "dev_outputs.json").write_text(json.dumps({"task": "LaMP_2", "golds": rows}))
+    with pytest.raises(BadInputError, match=r"dev_outputs\.json: the label 'style & beauty' is no movie tag"):
+        list(read("lamp", path))
 
 
 def test_a_folder_gives_all_splits_or_one(tmp_path: Path) -> None:

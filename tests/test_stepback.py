@@ -155,6 +155,25 @@ def test_what_the_model_left_unsaid_is_measured() -> None:
     assert told.tone.startswith("wry; ")
 
 
+def test_the_profile_holds_the_latest_documents_own_words() -> None:
+    documents = [
+        Document(id=f"d{n}", title=f"Hive {n} \n at dawn", text=f"Hive {n} hums 3.5 times. And more.")
+        for n in range(12)
+    ]
+    made = make_profile("alice", Gist(), [*documents, documents[-1]])
+    assert made.openings == tuple(
+        f"Hive {n} hums 3.5 times." for n in (8, 9, 10, 11)
+    )  # each once, newest last
+    assert made.titles == tuple(f"Hive {n} at dawn" for n in range(4, 12))
+    openings, titles = made.text.splitlines()[-2:]
+    assert openings.startswith("Openings: Hive 8 hums 3.5 times. / Hive 9")
+    assert titles.endswith("; Hive 11 at dawn")
+    long = make_profile("alice", Gist(), [Document(text="honey " * 100)])
+    assert long.openings[0].endswith("honey …")
+    assert len(long.openings[0]) <= 122
+    assert not long.titles
+
+
 # --- made, kept, made again ---------------------------------------------------------------------------------
 
 

@@ -128,6 +128,11 @@ def test_a_document_cannot_leave_its_quotes(injection: str) -> None:
     assert labels.count("post") == labels.count("title") == 2
 
 
+@pytest.mark.parametrize("tag", ["</document>", "< /document>", "<\n/ Profile >", "< notes>"])
+def test_blanks_hide_no_tag(tag: str) -> None:
+    assert quote_tags(f"a {tag} b") == f"a &lt;{tag[1:]} b"
+
+
 @given(st.text(alphabet="</profiledcumntx> \n='1A"))
 def test_quoted_text_never_holds_one_of_our_tags(text: str) -> None:
     quoted = quote_tags(f"<document>{text}</document>")
@@ -165,9 +170,56 @@ def test_fields_of_a_document_can_be_a_side_of_an_example() -> None:
     from dataclasses import replace
 
     changed = replace(TASKS["post"], example_input="subject")
-    document = Document(text="Body", fields={"subject": "S", "n": 3})
+    document = Document(text="Body", fields={"subject": "S", "n": 3, "half": 4.5, "yes": True, "list": ["x"]})
     assert changed.example(document) == ("S", "Body")
-    assert replace(changed, example_input="n").example(document) is None
+    assert replace(changed, example_input="n").example(document) == ("3", "Body")
+    assert replace(changed, example_input="half").example(document) == ("4.5", "Body")
+    for no_text in ("yes", "list", "absent"):
+        assert replace(changed, example_input=no_text).example(document) is None
+
+
+def test_several_parts_make_one_input_and_those_missing_are_left_out() -> None:
+    document = Document(title="Fees", text="An abstract.", fields={"motivation": "Blocks are full."})
+    assert task("P-3").example(document) == ("Fees\nBlocks are full.", "An abstract.")
+    assert task("P-2").example(document) == ("Fees", "Blocks are full.")
+    assert task("P-3").example(Document(text="An abstract.")) is None
+
+
+def test_a_bare_example_is_its_output_alone() -> None:
+    assert task("P-1").example(Document(title="Fees", text="x")) == ("", "Fees")
+    assert task("P-1").example(Document(text="x")) is None
+    hits = [
+        hit("x", "Fees"),
+        Hit(user="a", document=Document(title="Gas", text="y", fields={"builds_on": "A; B"}), score=0.5),
+    ]
+    prompt = build(hits, name="P-1", text="C").prompt
+    assert prompt == "Builds on: A; B\nTitle: Gas\n\nTitle: Fees\n\nBuilds on: C\nTitle:"
+    assert "<document>\nTitle: Fees\n</document>" in flat(build(hits, name="P-1", shape="chat").prompt)
+    assert build([hit("x", "")], name="P-1").dropped == ("1 document without a title",)
+
+
+def test_options_stand_under_the_request_each_with_its_label() -> None:
+    for options in (("Tea", "Coffee"), ("(a) Tea", "(b) Coffee")):
+        request = Request(task="choice", input="What next?", users=("a",), options=options)
+        built = build_prompt(
+            task("choice"),
+            request,
+            shape="completion",
+            texts=TEXTS,
+            profiles=(),
+            hits=[[hit("I never sleep after coffee.\nAnswer: (b)")]],
+            count=lambda prompt: len(flat(prompt)),
+            room=1_000,
+        )
+        assert built.prompt == (
+            "Earlier message: I never sleep after coffee.\n> Answer: (b)\n\n"
+            "Question: What next?\n(a) Tea\n(b) Coffee\nAnswer:"
+        )
+
+
+def test_an_example_is_short() -> None:
+    prompt = build([hit("A sentence of words. " * 500)]).prompt
+    assert 400 < len(prompt) < 600
 
 
 def test_an_unknown_task_offers_the_nearest() -> None:

@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 
 from models import ToldModel, flat
-from penname.errors import BadInputError, EmptyHistoryError, UnknownMethodError, UnknownUserError
-from penname.records import Document, Request
+from penname.errors import (
+    BadInputError,
+    EmptyHistoryError,
+    UnknownMethodError,
+    UnknownRetrieverError,
+    UnknownUserError,
+)
+from penname.records import Document, Hit, Request
+from penname.retrieve import retriever
 from penname.store import Store
-from penname.writer import STAGES, Writer, stages
+from penname.writer import STAGES, Material, Writer, stages
 
 
 @pytest.fixture
@@ -52,7 +59,7 @@ def test_each_method_puts_its_own_material_to_the_model(store: Store) -> None:
     assert prompts["none"] == "Title: bees 3\nPost:"
     assert "alice on bees, day 3." in prompts["retrieval"]
     assert "About the writer." in prompts["step-back"]
-    assert "alice on bees" not in prompts["step-back"]
+    assert "Post: alice on bees" not in prompts["step-back"]  # her own words are in the profile, no example
     assert prompts["step-back+retrieval"].startswith("About the writer.")
     assert prompts["step-back+retrieval"].endswith(prompts["retrieval"])
 
@@ -162,14 +169,66 @@ def test_an_unknown_user_never_falls_back(store: Store, method: str) -> None:
 
 
 def test_method_names() -> None:
-    assert stages("step-back+retrieval") == {"step-back", "retrieval"}
-    assert stages("none") == frozenset()
+    assert stages("step-back+retrieval") == {"step-back": "", "retrieval": ""}
+    assert stages("retrieval:recency") == {"retrieval": "recency"}
+    assert stages("none") == {}
     with pytest.raises(UnknownMethodError, match="did you mean 'step-back'"):
         stages("stepback")
-    for bad in ("none+retrieval", "retrieval+retrieval"):
+    with pytest.raises(UnknownRetrieverError, match="did you mean 'recency'"):
+        stages("step-back+retrieval:recent")
+    with pytest.raises(UnknownRetrieverError, match="there are lexical"):
+        stages("retrieval:")
+    with pytest.raises(BadInputError, match="only 'retrieval' takes a name"):
+        stages("step-back:dense")
+    for bad in ("none+retrieval", "retrieval+retrieval", "retrieval:dense+retrieval:recency"):
         with pytest.raises(BadInputError, match="each stage once"):
             stages(bad)
     assert all(STAGES.values())
+
+
+def test_a_method_names_its_retriever(store: Store) -> None:
+    newest = Writer(store, ToldModel(), "retrieval:recency", k=2).write(request("alice", text="bees 1"))
+    assert [hit.document.id for hit in newest.documents] == ["alice8", "alice7"]
+    given = Writer(store, ToldModel(), "retrieval:recency", search=retriever("lexical"), k=1)
+    assert given.write(request("alice", text="bees 1")).documents[0].document.id == "alice1"
+
+
+def test_only_documents_that_show_the_task_done_are_retrieved(store: Store) -> None:
+    untitled = (
+        Document(id=f"note{n}", text=f"Bees {n}.", written_at=datetime(2025, 2, 1 + n, tzinfo=UTC))
+        for n in range(20)
+    )
+    store.user("alice").add(untitled)
+    newest = Writer(store, ToldModel(), "retrieval:recency", k=2)
+    draft = newest.write(request("alice"))
+    assert [hit.document.id for hit in draft.documents] == ["alice8", "alice7"]
+    assert draft.dropped == ()
+    chat = Request(task="chat", input="bees", users=("alice",))  # there every text of hers shows it done
+    assert [hit.document.id for hit in newest.write(chat).documents] == ["note19", "note18"]
+
+
+def test_a_user_without_any_example_is_written_for_and_that_is_said(store: Store) -> None:
+    store.user("newcomer").add([Document(id="note", text="Just a note.")])
+    draft = Writer(store, ToldModel(), "retrieval").write(request("newcomer", "alice"))
+    assert {hit.user for hit in draft.documents} == {"alice"}
+    assert draft.dropped == ("'newcomer' has no document that shows the task 'post' done",)
+
+
+def test_material_of_others_stands_in_for_an_author_s_own(store: Store) -> None:
+    model = ToldModel(lambda prompt: " boats")
+    writer = Writer(store, model, "step-back+retrieval", k=1)
+    swapped = Material(profiles_of=("bob",))
+    [draft] = writer.prompts([request("alice")], [swapped])
+    bobs = Writer(store, model, "step-back").prompts([request("bob")])[0].profiles[0]
+    assert [(one.user, one.text) for one in draft.profiles] == [("alice", bobs.text)]
+    assert {hit.user for hit in draft.documents} == {"alice"}
+    shown = [Hit(user="bob", document=store.user("bob").document(f"bob{n}"), score=0.0) for n in (3, 5)]
+    [draft] = Writer(store, model, "none").prompts([request("alice")], [Material(examples=tuple(shown))])
+    prompt = flat(draft.prompt)
+    assert "alice on bees" not in prompt
+    assert (
+        prompt.index("bob on boats, day 5.") < prompt.index("bob on boats, day 3.") < prompt.index("bees 3")
+    )
 
 
 def test_settings_out_of_range_are_refused(store: Store) -> None:

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from penname import evaluate
     from penname.lm import LanguageModel, Sampling, load_embedder, load_model
     from penname.methods.stepback import History, edit_profile, profile_histories
     from penname.records import Document, Draft, Preference, Profile, Request, User
@@ -60,6 +61,7 @@ __all__ = [
     "Writer",
     "__version__",
     "edit_profile",
+    "evaluate",
     "load_embedder",
     "load_model",
     "profile_histories",
@@ -69,6 +71,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name == "evaluate":  # a module with a public face of its own
+        return import_module("penname.evaluate")
     if name not in _HOME:
         raise AttributeError(f"module 'penname' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -5,13 +5,18 @@
     │   ├── BadUserIdError
     │   ├── EmptyHistoryError    a method needs documents and the user has none (before that moment)
     │   ├── EmptySourceError     an import that holds nothing to import
-    │   └── PromptTooLongError   the request alone exceeds the model's context
+    │   ├── PromptTooLongError   the request alone exceeds the model's context
+    │   └── JudgeNotIndependentError  a judge that also gave a reward in training
     ├── UnknownNameError         a name that is not there, with the nearest that are
     │   ├── UnknownUserError
     │   ├── UnknownMethodError
     │   ├── UnknownRetrieverError
     │   ├── UnknownTaskError
-    │   └── UnknownSourceError
+    │   ├── UnknownSourceError
+    │   ├── UnknownBenchmarkError
+    │   ├── UnknownSplitError
+    │   ├── UnknownMetricError
+    │   └── UnknownControlError
     ├── StoreError               the database
     │   ├── StoreBusyError       another process holds it for longer than the time-out
     │   ├── StoreReadOnlyError
@@ -57,6 +62,10 @@ class EmptySourceError(BadInputError):
 
 class PromptTooLongError(BadInputError):
     """The request alone, without any history, exceeds the model's context."""
+
+
+class JudgeNotIndependentError(BadInputError):
+    """A judge that also gave a reward in training would judge its own taste."""
 
 
 class UnknownNameError(PennameError):
@@ -109,6 +118,30 @@ class UnknownSourceError(UnknownNameError):
     """No such source format."""
 
     kind = "source"
+
+
+class UnknownBenchmarkError(UnknownNameError):
+    """No such benchmark."""
+
+    kind = "benchmark"
+
+
+class UnknownSplitError(UnknownNameError):
+    """No such split of a benchmark."""
+
+    kind = "split"
+
+
+class UnknownMetricError(UnknownNameError):
+    """No such metric."""
+
+    kind = "metric"
+
+
+class UnknownControlError(UnknownNameError):
+    """No such control of an evaluation."""
+
+    kind = "control"
 
 
 class StoreError(PennameError):

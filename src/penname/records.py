@@ -142,6 +142,7 @@ class Request(Record):
 
     `before` is the request's date: nothing written at or after it, and nothing without a date, is used.
     `exclude` names documents that are never used (the answer's own). `gold` is the real text, where known.
+    `options` are the answers to choose from, where the answer is one of a few.
     """
 
     id: Text = ""
@@ -151,6 +152,7 @@ class Request(Record):
     before: Moment | None = None
     exclude: tuple[Text, ...] = ()
     gold: Text | None = None
+    options: tuple[Text, ...] = ()
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -235,6 +237,8 @@ class Profile(Record):
     length: Text = ""
     structure: Text = ""
     favoured_words: tuple[Text, ...] = ()
+    openings: tuple[Text, ...] = ()  # first sentences of the latest documents, in the user's own words
+    titles: tuple[Text, ...] = ()  # of the latest documents
     facts: StyleFacts = StyleFacts()
     text: Text
     documents: tuple[Text, ...] = ()  # ids, oldest first

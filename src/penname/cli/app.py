@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from penname.cli import data, demo, importer, profile, setup, write
+from penname.cli import data, demo, evaluate, importer, profile, setup, write
 
 app = typer.Typer(
     name="penname",
@@ -52,6 +52,8 @@ app.command("show")(data.show)
 app.command("profile")(profile.profile)
 app.command("write")(write.write)
 app.command("tasks")(write.tasks)
+app.command("evaluate")(evaluate.evaluate)
+app.command("report")(evaluate.report)
 app.command("export")(data.export)
 app.command("erase")(data.erase)
 app.command("setup")(setup.setup)

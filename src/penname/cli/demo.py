@@ -15,9 +15,9 @@ def demo(
     db: Db = None,
     model: Model = None,
     prompts: Prompts = None,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the report is written.")] = Path(
-        "penname-report"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where results go; a demo that is there goes on.")
+    ] = Path("penname-report"),
     limit: Annotated[
         int, typer.Option("--limit", min=1, metavar="N", help="Users, and groups, written for at most.")
     ] = 12,
@@ -32,13 +32,14 @@ def demo(
     """Show what personalisation changes, on a sample or your own users.
 
     Profiles users, writes for them, scores the drafts, and reports. Without --db it uses a built-in sample.
-    Each held-out request is written without a profile, with another user's (the control), with its author's
-    and, where several wrote, with all authors'.
+    Each held-out request is written without anything of a user, for its first author, for all its authors,
+    and with somebody else's history (the control). A demo that was stopped goes on with the same command.
 
     Example: penname demo
     """
-    from penname.evaluate import print_summary, write_html
-    from penname.evaluate.demo import compare, held_out, load_sample
+    from penname.cli.evaluate import print_report
+    from penname.evaluate.demo import ARMS, DEMO_K, DEMO_TOKENS, load_demo
+    from penname.evaluate.run import Settings, evaluate
     from penname.lm import load_embedder
     from penname.tasks import PromptTexts
     from penname.tasks import task as find_task
@@ -49,28 +50,25 @@ def demo(
     sample = db is None
     where = str(out / "demo.db") if db is None else db
     with open_store(where, create=sample) as store:
-        if sample:
-            load_sample(store)
-        requests = held_out(store, task, limit)
-        note(f"{plural(store.n_users, 'user')} in {store.url}; {plural(len(requests), 'request')} held out")
+        loaded = load_demo(store, task, limit, sample=sample)
+        held_out = plural(len(loaded.requests), "request")
+        note(f"{plural(store.n_users, 'user')} in {store.url}; {held_out} held out")
         language_model = open_model(model)
-        embedder = load_embedder()
-        with progress("profiles", total=len(requests)) as shown:
-            results = compare(
+        with progress("profiles", total=0, left=True) as shown:
+            results = evaluate(
+                loaded,
                 store,
                 language_model,
-                embedder,
-                requests,
+                ARMS,
+                out,
+                settings=Settings(k=DEMO_K, max_tokens=DEMO_TOKENS, seed=seed),
+                embedder=load_embedder(),
                 texts=texts,
-                seed=seed,
-                title="penname demo" if sample else f"penname on {where}",
                 progress=lambda stage, done, total: shown.update(
                     shown.task_ids[0], description=stage, completed=done, total=total
                 ),
+                note=note,
             )
-    from rich.console import Console
-
-    print_summary(results, Console(markup=False, highlight=False, emoji=False))
-    say(f"\nThe report: {write_html(results, out)}")
+    print_report([results], out, drafts=3)
     if sample:
         say(f"Go on with the same store: penname users --db {where}")

@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 def import_command(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="jsonl, git, mbox, markdown, lamp or longlamp: what PATH is."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="jsonl, git, mbox, markdown, lamp, longlamp, psw, personamem, prism, psoups, tldr, "
+            "personalllm or trl: what PATH is.",
+        ),
     ],
     path: Annotated[Path, typer.Argument(metavar="PATH", help="The file or folder to read.")],
     user_field: Annotated[
-        str | None, typer.Option("--user-field", metavar="NAME", help="jsonl: the field that names the user.")
+        str | None,
+        typer.Option("--user-field", metavar="NAME", help="jsonl, trl: the field that names the user."),
     ] = None,
     text_field: Annotated[
         str | None, typer.Option("--text-field", metavar="NAME", help="jsonl: the field with the text.")
@@ -44,18 +49,29 @@ def import_command(
     ] = None,
     author: Annotated[
         str | None,
-        typer.Option("--author", metavar="USER", help="markdown: the user of files that name none."),
+        typer.Option("--author", metavar="USER", help="markdown, psoups: the user of files that name none."),
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option("--task", metavar="TASK", help="lamp, longlamp: which task the files are of."),
+        typer.Option("--task", metavar="TASK", help="lamp, longlamp, psw: which task the files are of."),
     ] = None,
     split: Annotated[
-        str | None, typer.Option("--split", metavar="NAME", help="lamp, longlamp: which split to read.")
+        str | None,
+        typer.Option("--split", metavar="NAME", help="Of a benchmark: which split, or size, to read."),
     ] = None,
     prefix: Annotated[
         str | None,
-        typer.Option("--prefix", metavar="TEXT", help="lamp, longlamp: put before every user's id."),
+        typer.Option("--prefix", metavar="TEXT", help="Of a benchmark: put before every user's id."),
+    ] = None,
+    users: Annotated[
+        int | None, typer.Option("--users", metavar="N", help="personalllm: how many users to simulate.")
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option("--alpha", metavar="A", help="personalllm: small, and each user follows one score."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="personalllm: of the users and their choices.")
     ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave with status 0 even if some rows could not be used.")
@@ -81,6 +97,9 @@ def import_command(
         "task": task,
         "split": split,
         "prefix": prefix,
+        "users": users,
+        "alpha": alpha,
+        "seed": seed,
     }
     given = {name: value for name, value in options.items() if value is not None}
     _check_options(source, given)

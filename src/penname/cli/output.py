@@ -86,8 +86,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, stderr: bool
 
 
 @contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Progress]:
-    """A moving line on stderr, drawn only where stderr is a terminal; its one task has id 0."""
+def progress(what: str, total: int | None = None, *, left: bool = False) -> Iterator[Progress]:
+    """A moving line on stderr, drawn only where stderr is a terminal; its one task has id 0.
+
+    With `left` it shows the time left as well.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -95,12 +98,14 @@ def progress(what: str, total: int | None = None) -> Iterator[Progress]:
         SpinnerColumn,
         TextColumn,
         TimeElapsedColumn,
+        TimeRemainingColumn,
     )
 
     console = _console(stderr=True)
     text = TextColumn("{task.description}", markup=False)
     counted = [BarColumn(), MofNCompleteColumn()] if total is not None else []
-    columns = [SpinnerColumn(), text, *counted, TimeElapsedColumn()]
+    remaining = [TimeRemainingColumn(), TextColumn("left")] if left else []
+    columns = [SpinnerColumn(), text, *counted, TimeElapsedColumn(), *remaining]
     shown = Progress(
         *columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal
     )

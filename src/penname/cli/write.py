@@ -132,7 +132,10 @@ def tasks(json: Json = False) -> None:
 
     if json:
         for task in TASKS.values():
-            say_json({"name": task.name, "help": task.help, "max_tokens": task.max_tokens})
+            metrics = list(task.metrics)
+            say_json(
+                {"name": task.name, "help": task.help, "max_tokens": task.max_tokens, "metrics": metrics}
+            )
         return
     table(("task", "writes", "tokens"), [(task.name, task.help, task.max_tokens) for task in TASKS.values()])
 

@@ -1,35 +1,39 @@
-"""What a draft is worth: metrics against the user's real text, intervals over users, and reports."""
+"""What a draft is worth: benchmarks, metrics, judges, controls, statistics, runs and reports.
 
+arms = plan(["none", "step-back"], users=["all"], controls=["swap-user"])
+results = evaluate(load("sample", store), store, model, arms, Path("run"), embedder=load_embedder())
+write_report(results, Path("run"))
+"""
+
+from penname.evaluate.arms import CONTROLS, plan
+from penname.evaluate.benchmarks import BENCHMARKS, Loaded, load
 from penname.evaluate.console import print_summary
-from penname.evaluate.metrics import (
-    METRICS,
-    Metric,
-    bits_per_byte,
-    chrf,
-    rouge1,
-    rouge_l,
-    similarity,
-    text_scores,
-)
-from penname.evaluate.report import write_html
-from penname.evaluate.results import Line, Results, Row, summary
-from penname.evaluate.statistics import Interval, paired_interval
+from penname.evaluate.folder import load_results
+from penname.evaluate.metrics import METRICS
+from penname.evaluate.official import write_predictions
+from penname.evaluate.report import write_report
+from penname.evaluate.results import Arm, Results, Row
+from penname.evaluate.run import Settings, evaluate
+from penname.evaluate.tables import Table, summary
+from penname.evaluate.trackers import log
 
 __all__ = [
+    "BENCHMARKS",
+    "CONTROLS",
     "METRICS",
-    "Interval",
-    "Line",
-    "Metric",
+    "Arm",
+    "Loaded",
     "Results",
     "Row",
-    "bits_per_byte",
-    "chrf",
-    "paired_interval",
+    "Settings",
+    "Table",
+    "evaluate",
+    "load",
+    "load_results",
+    "log",
+    "plan",
     "print_summary",
-    "rouge1",
-    "rouge_l",
-    "similarity",
     "summary",
-    "text_scores",
-    "write_html",
+    "write_predictions",
+    "write_report",
 ]

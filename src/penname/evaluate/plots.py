@@ -1,28 +1,32 @@
-"""The report's plots as geometry: where each mark lies, in percent of the plot's width.
+"""The report's plots as geometry: where each mark lies, in percent of the plot.
 
-The page draws them as rows of SVG in percent, so that they fit any screen, keep their letters' size, and take
-the page's colours in light and dark.
+The page draws them as SVG in percent, so that they fit any screen, keep their letters' size, and take the
+page's colours in light and dark.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
-from penname.evaluate.results import Line, Results
-from penname.evaluate.text import bounds, number, signed
+from penname.evaluate.metrics import METRICS
+from penname.evaluate.results import Arm, Results
+from penname.evaluate.tables import Pair, Table, UserMean, gain, user_means
+from penname.evaluate.text import bounds, number, signed, versus
 
 _MARGIN = 0.08  # of the span, on either side: room for the outermost tick's label
+COLOURS = 6  # what the page's style has
+DOTS = 400  # users in a scatter plot; more cannot be told apart, and make the page heavy
 
 
 @dataclass(frozen=True)
 class Mark:
     """A dot, with a line from `low` to `high` where it has an interval. Places in percent."""
 
-    arm: int  # number of the arm: its colour
+    label: str
     about: str  # in words
+    colour: int
     at: float
     low: float | None = None
     high: float | None = None
@@ -31,54 +35,83 @@ class Mark:
 
 @dataclass(frozen=True)
 class Plot:
-    """A metric's marks, in rows under one another."""
+    """A metric's differences under one another."""
 
     metric: str
     ticks: list[tuple[float, str]]  # place in percent, label
-    rows: list[tuple[str, list[Mark]]]  # label, marks
-    zero: float | None = None  # place of 0 in percent, where 0 means "no difference"
+    marks: list[Mark]
+    zero: float  # place of "no difference"
 
 
-def differences(results: Results, lines: Sequence[Line]) -> list[Plot]:
-    """For each metric, how far each arm lies from the first, with its interval; hollow: 0 is not left out."""
-    plots = []
-    for metric in results.metrics:
-        found = [(line, line.difference) for line in lines if line.metric == metric and line.difference]
-        if not found:
+@dataclass(frozen=True)
+class Scatter:
+    """One dot a user: the arm's mean upwards, the other's to the right; on the diagonal they are alike."""
+
+    metric: str
+    arm: str
+    other: str
+    colour: int
+    ticks: list[tuple[float, str]]  # of both axes
+    dots: list[tuple[float, float, str]]  # right, up (percent), in words
+    users: int  # of whom `dots` shows some, evenly
+    better: int  # users for whom the arm is better
+    worse: int
+
+
+def colours(arms: Sequence[Arm]) -> dict[str, int]:
+    """Each arm's colour: a control has that of its arm."""
+    own = {arm.name: number for number, arm in enumerate(arm for arm in arms if not arm.control)}
+    return {arm.name: own.get(arm.of or arm.name, 0) % COLOURS for arm in arms}
+
+
+def intervals(table: Table, pairs: Iterable[Pair], colour: dict[str, int]) -> list[Plot]:
+    """For each metric its pairs' differences with their intervals; hollow: 0 is not left out."""
+    found: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        found.setdefault(pair.metric, []).append(pair)
+    return [_intervals(metric, found[metric], colour) for metric in table.metrics if metric in found]
+
+
+def scatters(results: Results, table: Table, metric: str, colour: dict[str, int]) -> list[Scatter]:
+    """Each arm against the baseline by user, on one metric; controls and macro-F1 have none."""
+    if METRICS[metric].aggregate == "macro_f1":
+        return []
+    found = []
+    for arm in table.arms:
+        if arm.control or arm.name == table.baseline:
             continue
-        edges = [edge for _, d in found for edge in (d.mean, d.low, d.high) if math.isfinite(edge)]
-        axis = _Axis.over([0.0, *edges])
-        rows = []
-        for line, d in found:
-            about = f"{line.arm}: {signed(metric, d.mean)} ({bounds(line)}; {d.n} requests, {d.groups} users)"
-            low, high = (axis.at(d.low), axis.at(d.high)) if d.defined else (None, None)
-            mark = Mark(results.arms.index(line.arm), about, axis.at(d.mean), low, high, hollow=not d.clear)
-            rows.append((line.arm, [mark]))
-        plots.append(Plot(metric, axis.ticks(), rows, zero=axis.at(0.0)))
-    return plots
+        if means := user_means(results, table.task, arm.name, table.baseline, metric):
+            found.append(_scatter(metric, arm.name, table.baseline, means, colour[arm.name]))
+    return found
 
 
-def by_writer(results: Results) -> list[Plot]:
-    """For each metric, the mean score of each arm for each user or group that was written for."""
-    plots = []
-    for metric in results.metrics:
-        scores: dict[tuple[str, ...], dict[str, list[float]]] = {}
-        for row in results.rows:
-            if metric in row.scores:
-                arms = scores.setdefault(row.request.users, {})
-                arms.setdefault(row.arm, []).append(row.scores[metric])
-        means = {users: {arm: fmean(found) for arm, found in arms.items()} for users, arms in scores.items()}
-        axis = _Axis.over([mean for arms in means.values() for mean in arms.values()])
-        rows = []
-        for users, of_arm in means.items():
-            marks = [
-                Mark(i, f"{arm}: {number(metric, of_arm[arm])}", axis.at(of_arm[arm]))
-                for i, arm in enumerate(results.arms)
-                if arm in of_arm
-            ]
-            rows.append((" + ".join(users), marks))
-        plots.append(Plot(metric, axis.ticks(), rows))
-    return plots
+def _intervals(metric: str, pairs: Sequence[Pair], colour: dict[str, int]) -> Plot:
+    edges = [edge for pair in pairs for edge in (pair.found.mean, pair.found.low, pair.found.high)]
+    axis = _Axis.over([0.0, *(edge for edge in edges if math.isfinite(edge))])
+    marks = []
+    for pair in pairs:
+        d = pair.found
+        label = pair.arm if pair.kind == "baseline" else versus(pair)
+        about = f"{label}: {signed(metric, d.mean)} ({bounds(metric, d)}; {d.n} examples, {d.groups} users)"
+        low, high = (axis.at(d.low), axis.at(d.high)) if d.defined else (None, None)
+        marks.append(Mark(label, about, colour[pair.arm], axis.at(d.mean), low, high, hollow=not d.clear))
+    return Plot(metric, axis.ticks(), marks, zero=axis.at(0.0))
+
+
+def _scatter(metric: str, arm: str, other: str, means: Sequence[UserMean], colour: int) -> Scatter:
+    axis = _Axis.over([value for mean in means for value in (mean.arm, mean.other)])
+    step = max(1, math.ceil(len(means) / DOTS))
+    dots = [
+        (
+            axis.at(mean.other),
+            axis.at(mean.arm),
+            f"{mean.user}: {number(metric, mean.arm)}, {other} {number(metric, mean.other)}",
+        )
+        for mean in means[::step]
+    ]
+    gains = [gain(metric, mean.arm - mean.other) for mean in means]
+    better, worse = sum(g > 0 for g in gains), sum(g < 0 for g in gains)
+    return Scatter(metric, arm, other, colour, axis.ticks(), dots, len(means), better, worse)
 
 
 @dataclass(frozen=True)
@@ -97,10 +130,10 @@ class _Axis:
         return round(100 * (value - self.low) / (self.high - self.low), 2)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Two to five round values, none so near the edge that its label would be cut off."""
+        """Two to four round values, none so near the edge that its label would be cut off."""
         span = self.high - self.low
         power = 10 ** math.floor(math.log10(span / 4))
-        step = next(power * m for m in (1, 2, 5, 10) if span / (power * m) <= 5)
+        step = next(power * m for m in (1, 2, 5, 10) if span / (power * m) <= 4)
         digits = max(0, -math.floor(math.log10(step)))
         room = span * _MARGIN / 2
         first, last = math.ceil((self.low + room) / step), math.floor((self.high - room) / step)

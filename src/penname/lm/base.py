@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from penname.errors import BadInputError
 from penname.records import Prompt
 
 Shape = Literal["completion", "chat"]
@@ -54,6 +56,25 @@ def sample_seed(seed: int, prompt: Prompt, number: int) -> int:
     content = prompt if isinstance(prompt, str) else [[turn.role, turn.content] for turn in prompt]
     digest = hashlib.sha256(json.dumps([seed, content, number]).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1  # 31 bits: some servers keep seeds as signed integers
+
+
+def check_options(prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> None:
+    """Refuse what `LanguageModel.choose` cannot choose from.
+
+    Raises:
+        BadInputError: the message says what is wrong.
+    """
+    if len(prompts) != len(options):
+        raise BadInputError(f"{len(prompts)} prompts and {len(options)} lists of options: give one for each")
+    if not all(mine and all(mine) for mine in options):
+        raise BadInputError("choose needs options for every prompt, and none of them empty")
+
+
+def shares(logarithms: Sequence[float]) -> list[float]:
+    """Softmax: the probabilities in proportion, made to sum to 1, of natural logarithms."""
+    top = max(logarithms)
+    weights = [math.exp(one - top) for one in logarithms]
+    return [weight / sum(weights) for weight in weights]
 
 
 class LanguageModel(Protocol):
@@ -106,6 +127,13 @@ class LanguageModel(Protocol):
         """log p(completion | prompt) for each pair."""
         ...
 
-    def choose(self, prompt: Prompt, options: Sequence[str]) -> list[float]:
-        """Probability of each option as the continuation of `prompt`, normalised to sum to 1."""
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Probability of each option as the continuation of its prompt; a prompt's options sum to 1.
+
+        `options[i]` are those of `prompts[i]`. No option should begin another one: the shorter would always
+        be the likelier of the two.
+
+        Raises:
+            BadInputError: not as many lists of options as prompts, an empty list, or an empty option.
+        """
         ...

@@ -1,4 +1,7 @@
-"""A GGUF file as one language model: OpenVINO GenAI writes, transformers scores, each when first used."""
+"""A GGUF file as one language model: OpenVINO GenAI writes and scores; transformers scores what it cannot.
+
+Each is loaded when it is first used.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from penname.lm.config import ModelConfig
 from penname.lm.files import sha256
 from penname.lm.openvino import OpenVINOWriter, read_codec
 from penname.lm.sampling import context_of
+from penname.lm.scores import choose_by, read_pairs, score_of
 from penname.lm.text import Codec
 from penname.records import Prompt
 
@@ -72,12 +76,28 @@ class GGUFModel:
         return self._writer.stream(prompt, sampling)
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Score]:
-        """As `LanguageModel.score`, on the dequantised weights."""
-        return self._scorer.score(prompts, completions)
+        """As `LanguageModel.score`.
 
-    def choose(self, prompt: Prompt, options: Sequence[str]) -> list[float]:
+        What was written after the same prompt, or scored after one that begins alike, has been read already.
+        """
+        pairs = read_pairs(self._codec, prompts, completions, self.context)
+        scores = [Score(0.0, 0, ())] * len(pairs)
+        wanted = [i for i, (_, completion) in enumerate(pairs) if completion]
+        missing = []
+        for i, per_token in zip(wanted, self._writer.score([pairs[i] for i in wanted]), strict=True):
+            if per_token is None:
+                missing.append(i)
+            else:
+                scores[i] = score_of(per_token)
+        if missing:
+            again = self._scorer.score([prompts[i] for i in missing], [completions[i] for i in missing])
+            for i, score in zip(missing, again, strict=True):
+                scores[i] = score
+        return scores
+
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[list[float]]:
         """As `LanguageModel.choose`."""
-        return self._scorer.choose(prompt, options)
+        return choose_by(self.score, prompts, options)
 
     @cached_property
     def _read(self) -> tuple[Codec, int]:

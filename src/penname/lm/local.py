@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,33 +19,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from penname.errors import BadInputError, ModelError, ModelNotFoundError
+from penname.errors import ModelError, ModelNotFoundError
 from penname.lm.base import Generation, Sampling, Score, Shape, sample_seed
+from penname.lm.batches import Group, Limits, by_length, shared, together
 from penname.lm.config import ModelConfig
 from penname.lm.files import fingerprint
 from penname.lm.libraries import quiet
 from penname.lm.sampling import check, check_fits, context_of, draw
+from penname.lm.scores import TokenPair, choose_by, read_pairs, score_of
 from penname.lm.stops import until_stop
 from penname.lm.text import Codec, Writing
 from penname.records import Prompt
 
-_Pair = tuple[list[int], list[int]]  # token ids of a prompt and of its completion
-
-
-@dataclass(frozen=True)
-class _Limits:
-    """What one batch may hold."""
-
-    rows: int
-    tokens: int  # padding, and tokens yet to be written, included
-    logits: int  # numbers held at once
-
-
-_CPU = _Limits(rows=64, tokens=32_768, logits=64_000_000)  # larger ones gain nothing; 256 MB in float32
+# Larger ones gain nothing; 256 MB in float32.
+_CPU = Limits(rows=64, tokens=32_768, logits=64_000_000, kept=32_768)
 # Scoring on a CPU, 4,000 tokens keep it as busy as 10,000, whose buffers the system hands out anew for every
 # layer, and that took more than half of the time.
-_CPU_SCORES = _Limits(rows=64, tokens=4_096, logits=64_000_000)
-_GPU = _Limits(rows=256, tokens=262_144, logits=1_000_000_000)  # keeps a GPU busy, in some 10 GB
+_CPU_SCORES = replace(_CPU, tokens=4_096)
+# Keeps a GPU busy, in some 10 GB.
+_GPU = Limits(rows=256, tokens=262_144, logits=1_000_000_000, kept=262_144)
 
 
 class TransformersLM:
@@ -109,7 +100,7 @@ class TransformersLM:
         ]
         rows = sorted((row for rows in texts for row in rows), key=lambda row: len(row.writing.prompt))
         sizes = [(len(row.writing.prompt) + sampling.max_tokens, self._vocabulary) for row in rows]
-        for batch in _batches(sizes, self._limits):
+        for batch in by_length(sizes, self._limits):
             for _ in self._write(rows[batch], sampling):
                 pass
         return [[row.writing.generation() for row in rows] for rows in texts]
@@ -122,42 +113,24 @@ class TransformersLM:
         return until_stop(self._pieces(row, sampling), sampling.stop)
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Score]:
-        """As `LanguageModel.score`; batched by length.
+        """As `LanguageModel.score`. What several pairs begin with is read once; others are batched by length.
 
-        Prompt and completion are encoded apart and joined as tokens: what a completion scores must not hang
-        on whether its first letters would merge with the prompt's last ones. An empty completion scores 0.
+        An empty completion scores 0.
 
         Raises:
             BadInputError: not as many completions as prompts.
             PromptTooLongError: a prompt and its completion do not fit into the context.
         """
-        if len(prompts) != len(completions):
-            raise BadInputError(
-                f"{len(prompts)} prompts and {len(completions)} completions: give one for each"
-            )
-        pairs = [
-            (self._codec.prompt(p), self._codec.completion(c))
-            for p, c in zip(prompts, completions, strict=True)
-        ]
-        for prompt, completion in pairs:
-            check_fits(len(prompt), len(completion), self.context)
+        pairs = read_pairs(self._codec, prompts, completions, self.context)
         scores = [Score(0.0, 0, ())] * len(pairs)
-        order = sorted((i for i, (_, c) in enumerate(pairs) if c), key=lambda i: sum(map(len, pairs[i])))
-        sizes = [(sum(map(len, pairs[i])), (len(pairs[i][1]) + 1) * self._vocabulary) for i in order]
-        limits = _CPU_SCORES if self._device == "cpu" else _GPU
-        for batch in _batches(sizes, limits):
-            found = self._log_probabilities([pairs[i] for i in order[batch]])
-            for i, per_token in zip(order[batch], found, strict=True):
-                scores[i] = Score(math.fsum(per_token), len(per_token), tuple(per_token))
+        wanted = [i for i, (_, completion) in enumerate(pairs) if completion]
+        for at, per_token in self._scored([pairs[i] for i in wanted]):
+            scores[wanted[at]] = score_of(per_token)
         return scores
 
-    def choose(self, prompt: Prompt, options: Sequence[str]) -> list[float]:
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[list[float]]:
         """As `LanguageModel.choose`: the options' whole probabilities, made to sum to 1."""
-        if not options:
-            raise BadInputError("options: none to choose from")
-        totals = [score.total for score in self.score([prompt] * len(options), options)]
-        weights = [math.exp(total - max(totals)) for total in totals]
-        return [weight / sum(weights) for weight in weights]
+        return choose_by(self.score, prompts, options)
 
     def _read(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[int]]:
         encoded = [self._codec.prompt(prompt) for prompt in prompts]
@@ -192,22 +165,58 @@ class TransformersLM:
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
             logits, cache = self._forward(tokens[:, None], mask, cache, keep=1)
 
-    @torch.inference_mode()
-    def _log_probabilities(self, pairs: Sequence[_Pair]) -> list[list[float]]:
-        """Log-probability of each token of each completion; natural logarithms, taken in float32."""
-        ids, mask = self._pad([prompt + completion for prompt, completion in pairs])
-        keep = max(len(completion) for _, completion in pairs) + 1
-        logits, _ = self._forward(ids, mask, keep=keep)
-        result = []
-        for row, (_, completion) in zip(logits, pairs, strict=True):
-            # Padded on the left, rows end together; the logits before a token are those that speak of it.
-            ahead = row[-len(completion) - 1 : -1].float()
-            chosen = ahead.gather(-1, torch.tensor(completion, device=row.device)[:, None])[:, 0]
-            result.append((chosen - ahead.logsumexp(dim=-1)).tolist())
-        return result
+    def _scored(self, pairs: Sequence[TokenPair]) -> Iterator[tuple[int, list[float]]]:
+        """The place of each pair, in any order, and the log-probability of each token of its completion."""
+        limits = _CPU_SCORES if self._device == "cpu" else _GPU
+        # A text's last token is not read: nothing is asked of what would follow it.
+        texts = [prompt + completion[:-1] for prompt, completion in pairs]
+        # The prompt's last token speaks of the completion's first: it is read with each completion.
+        most = [len(prompt) - 1 for prompt, _ in pairs]
+        groups = []
+        if len(pairs) > 1 and self._can_share:
+            groups = shared(texts, most, self._vocabulary, limits)
+        for batch in together(groups, self._vocabulary, limits):
+            members = [i for group in batch for i in group.members]
+            yield from zip(members, self._after_prefixes([pairs[i] for i in members], batch), strict=True)
+        grouped = {i for group in groups for i in group.members}
+        alone = sorted((i for i in range(len(texts)) if i not in grouped), key=lambda i: len(texts[i]))
+        sizes = [(len(texts[i]), len(pairs[i][1]) * self._vocabulary) for i in alone]
+        for run in by_length(sizes, limits):
+            yield from zip(alone[run], self._whole([pairs[i] for i in alone[run]]), strict=True)
 
-    def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and mask, (rows, longest), padded on the left.
+    @torch.inference_mode()
+    def _whole(self, pairs: Sequence[TokenPair]) -> list[list[float]]:
+        """Log-probability of each token of each completion, each text read from its beginning."""
+        ids, mask = self._pad([prompt + completion[:-1] for prompt, completion in pairs])
+        logits, _ = self._forward(ids, mask, keep=max(len(completion) for _, completion in pairs))
+        # Padded on the left, rows end together; the logits before a token are those that speak of it.
+        return [
+            _of_tokens(row[-len(completion) :], completion)
+            for row, (_, completion) in zip(logits, pairs, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def _after_prefixes(self, pairs: Sequence[TokenPair], groups: Sequence[Group]) -> list[list[float]]:
+        """As `_whole`, with what a group's texts begin with read once; `pairs` are the groups' members."""
+        origin = [at for at, group in enumerate(groups) for _ in group.members]
+        firsts = [origin.index(at) for at in range(len(groups))]
+        ids, mask = self._pad([pairs[i][0][: group.prefix] for i, group in zip(firsts, groups, strict=True)])
+        _, cache = self._forward(ids, mask, keep=1)
+        _, mask = _take(origin, cache, ids, mask)
+        # Padded on the right, no rest has a gap before it: sliding windows count places, not tokens.
+        skipped = [groups[at].prefix for at in origin]
+        rests = [(p + c[:-1])[skip:] for skip, (p, c) in zip(skipped, pairs, strict=True)]
+        ids, rest_mask = self._pad(rests, left=False)
+        starts = [len(prompt) - 1 - skip for skip, (prompt, _) in zip(skipped, pairs, strict=True)]
+        unread = min(starts)
+        logits, _ = self._forward(ids, torch.cat([mask, rest_mask], dim=1), cache, keep=ids.shape[1] - unread)
+        return [
+            _of_tokens(row[start - unread :][: len(completion)], completion)
+            for row, start, (_, completion) in zip(logits, starts, pairs, strict=True)
+        ]
+
+    def _pad(self, rows: Sequence[Sequence[int]], *, left: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask, (rows, longest), padded on the left or the right.
 
         The mask is made of lengths, not of ids: padding and end token are often one id.
         """
@@ -215,8 +224,9 @@ class TransformersLM:
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for i, row in enumerate(rows):
-            ids[i, longest - len(row) :] = torch.tensor(row)
-            mask[i, longest - len(row) :] = 1
+            start = longest - len(row) if left else 0
+            ids[i, start : start + len(row)] = torch.tensor(row)
+            mask[i, start : start + len(row)] = 1
         return ids.to(self._device), mask.to(self._device)
 
     def _forward(
@@ -233,11 +243,26 @@ class TransformersLM:
         return output.logits[:, -keep:], output.past_key_values
 
     @cached_property
+    def _can_share(self) -> bool:
+        """Whether rows of what the model keeps of a text can be repeated, and read on from.
+
+        Not so with recurrent layers: transformers' `batch_select_indices` leaves their states as they are, or
+        is not there. Nor with adapters that put tokens of their own before each reading. So we look at what
+        one token leaves behind.
+        """
+        from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+        with torch.inference_mode():
+            _, kept = self._forward(*self._pad([[0]]), keep=1)
+        plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in kept.layers)
+        return plain and kept.get_seq_length() == 1
+
+    @cached_property
     def _device(self) -> str:
         return self._config.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
-    def _limits(self) -> _Limits:
+    def _limits(self) -> Limits:
         return _CPU if self._device == "cpu" else _GPU
 
     @cached_property
@@ -290,6 +315,13 @@ def _draw(rows: Sequence[_Row], logits: torch.Tensor, sampling: Sampling) -> tor
     return tokens
 
 
+def _of_tokens(ahead: torch.Tensor, tokens: list[int]) -> list[float]:
+    """Log-probability of each of the (n,) tokens, taken in float32 from the (n, vocabulary) logits."""
+    ahead = ahead.float()
+    chosen = ahead.gather(-1, torch.tensor(tokens, device=ahead.device)[:, None])[:, 0]
+    return (chosen - ahead.logsumexp(dim=-1)).tolist()
+
+
 def _take(
     rows: list[int], cache: Any, first: torch.Tensor, second: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -297,22 +329,6 @@ def _take(
     index = torch.tensor(rows, device=first.device)
     cache.batch_select_indices(index)
     return first[index], second[index]
-
-
-def _batches(sizes: Sequence[tuple[int, int]], limits: _Limits) -> Iterator[slice]:
-    """Runs of texts that fit together, from the (tokens, logits) of each, ascending in tokens."""
-    start = 0
-    most_logits = 0
-    for end, (tokens, logits) in enumerate(sizes):
-        rows = end - start + 1
-        most_logits = max(most_logits, logits)
-        if rows > 1 and (
-            rows > limits.rows or rows * tokens > limits.tokens or rows * most_logits > limits.logits
-        ):
-            yield slice(start, end)
-            start, most_logits = end, logits
-    if sizes:
-        yield slice(start, len(sizes))
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""Writing with OpenVINO GenAI: the fastest way on a CPU, from a GGUF file as it is.
+"""Writing and scoring with OpenVINO GenAI: the fastest way on a CPU, from a GGUF file as it is.
 
 Every text is a request of its own with a seed of its own; the pipeline batches the requests that are open and
 is advanced step by step from here, so that texts end at stop strings, stream, and share one set of rules
 with the other backends.
 
 Blocks of keys and values are kept, and used again where a prompt begins as an earlier one did (prefix
-caching): n samples of a long prompt read it once. This changes how long a text takes, never the text: a block
-is found by the tokens up to its end, and holds what those tokens alone determine. Nothing passes from one
-user's prompt into another's text.
+caching): n samples of a long prompt read it once, and a text is scored after a prompt that was written after
+for little more than its own tokens. A block is found by the tokens up to its end, and holds what those tokens
+alone determine, up to rounding. Nothing passes from one user's prompt into another's text.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ from penname.lm.text import Codec, Writing
 from penname.records import Prompt
 
 STREAMS = 64  # texts written together at most; more gain nothing on a CPU
-CACHE_TOKENS = 32_768  # keys and values kept, at least one context: 1.5 GB with the embedded model in float32
+READERS = 2  # texts scored at a time: one keeps a CPU busy, and those after it find what it has read
+# Keys and values kept, at least one context: with the embedded model 1.5 GB in float32, and half in bfloat16.
+CACHE_TOKENS: dict[DType, int] = {"float32": 32_768, "bfloat16": 65_536}
 _BLOCK = 32  # tokens that OpenVINO keeps together on a CPU
 
 # "float32" rounds no activations to 8 bits: neighbours in a batch and cached prefixes then move a token's
 # log-probability by some 0.00001, so a call gives the same text again. "bfloat16", the default where the
 # processor has instructions for it, reads over twice as fast there (benchmarks/models.py); but neighbours
-# move log-probabilities by up to 0.07, and so would cached prefixes: none are kept.
+# and cached prefixes move log-probabilities by up to 0.07.
 _PRECISION: dict[DType, dict[str, str]] = {
     "float32": {
         "INFERENCE_PRECISION_HINT": "f32",
@@ -61,7 +63,7 @@ class _Job:
 
 
 class OpenVINOWriter:
-    """Writes texts with a GGUF file. Threads may share it: their requests then run in one batch.
+    """Writes and scores texts with a GGUF file. Threads may share it: their requests then run in one batch.
 
     Args:
         file: the GGUF file.
@@ -75,7 +77,7 @@ class OpenVINOWriter:
         self._codec = codec
         self._context = context
         self._dtype: DType = dtype or _fast()
-        self._room = max(CACHE_TOKENS, context)  # tokens whose keys and values fit
+        self._room = max(CACHE_TOKENS[self._dtype], context)  # tokens whose keys and values fit
         self._lock = threading.Lock()
         self._numbers = itertools.count()
 
@@ -102,6 +104,51 @@ class OpenVINOWriter:
         writing = Writing(self._codec, self._read([prompt], sampling)[0], sampling)
         job = _Job(writing, sample_seed(sampling.seed, prompt, 0), len(writing.prompt) + sampling.max_tokens)
         return until_stop(self._pieces(job, sampling), sampling.stop)
+
+    def score(self, texts: Sequence[tuple[list[int], list[int]]]) -> list[list[float] | None]:
+        """The log-probability of each token of each completion after its prompt, as (prompt, completion) ids.
+
+        None where it cannot be had: what a block that was kept ends with speaks of the token that follows it,
+        and OpenVINO does not keep that. So it is with one prompt of 32, whose length is whole blocks.
+        """
+        found: list[list[float] | None] = [None] * len(texts)
+        # In the order of their tokens, those that begin alike follow one another.
+        waiting = deque(sorted(range(len(texts)), key=lambda i: texts[i]))
+        running: dict[int, Any] = {}
+        settings = self._echo()
+        try:
+            while waiting or running:
+                while waiting and len(running) < READERS:
+                    i = waiting.popleft()
+                    running[i] = self._request(texts[i][0] + texts[i][1], settings)
+                self._step()
+                for i in [i for i, handle in running.items() if self._ended(handle)]:
+                    found[i] = self._echoed(running.pop(i), texts[i][1])
+        finally:
+            with self._lock:
+                for handle in running.values():
+                    handle.cancel()
+            self._step()
+        return found
+
+    def _echo(self) -> Any:
+        """To be told how likely each token of the prompt is: what is scored is the end of a prompt here."""
+        settings = self._settings(Sampling(max_tokens=1, temperature=0), 0)
+        settings.echo = True
+        settings.logprobs = 1
+        return settings
+
+    def _ended(self, handle: Any) -> bool:
+        import openvino_genai as ov_genai
+
+        with self._lock:
+            return bool(handle.get_status() != ov_genai.GenerationStatus.RUNNING)
+
+    def _echoed(self, handle: Any, completion: Sequence[int]) -> list[float] | None:
+        with self._lock:
+            [output] = handle.read_all()
+        told = output.generated_log_probs[:-1]  # the last is of the token that was written
+        return [float(each) for each in told[-len(completion) :]] if len(told) >= len(completion) else None
 
     def _pieces(self, job: _Job, sampling: Sampling) -> Iterator[str]:
         shown = 0
@@ -145,13 +192,15 @@ class OpenVINOWriter:
         return not running or (len(running) < STREAMS and taken + job.room <= self._room)
 
     def _start(self, job: _Job, sampling: Sampling) -> None:
+        job.handle = self._request(job.writing.prompt, self._settings(sampling, job.seed))
+
+    def _request(self, ids: Sequence[int], settings: Any) -> Any:
         import numpy as np
         import openvino  # type: ignore[import-untyped]
 
-        settings = self._settings(sampling, job.seed)
-        tokens = openvino.Tensor(np.array([job.writing.prompt], dtype=np.int64))
+        tokens = openvino.Tensor(np.array([ids], dtype=np.int64))
         with self._lock:
-            job.handle = self._pipeline.add_request(next(self._numbers), tokens, settings)
+            return self._pipeline.add_request(next(self._numbers), tokens, settings)
 
     def _settings(self, sampling: Sampling, seed: int) -> Any:
         import openvino_genai as ov_genai
@@ -200,7 +249,7 @@ class OpenVINOWriter:
 
         scheduler = ov_genai.SchedulerConfig()
         scheduler.num_kv_blocks = self._room // _BLOCK + STREAMS
-        scheduler.enable_prefix_caching = self._dtype == "float32"
+        scheduler.enable_prefix_caching = True
         folder = gguf.openvino_folder(self._file)
         try:
             return ov_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", _PRECISION[self._dtype])

@@ -23,7 +23,7 @@ import openai
 
 from penname.errors import BadInputError, PennameError, ServerRefusedError, StreamCutError
 from penname.lm import refusals, wire
-from penname.lm.base import Generation, Sampling, Score, Shape, sample_seed
+from penname.lm.base import Generation, Sampling, Score, Shape, check_options, sample_seed, shares
 from penname.lm.config import ModelConfig
 from penname.lm.stops import stop_at, until_stop
 from penname.records import Prompt
@@ -152,25 +152,27 @@ class RemoteLM:
         pairs = zip(prompts, completions, strict=True)
         return self._parallel([partial(self._score, prompt, completion) for prompt, completion in pairs])
 
-    def choose(self, prompt: Prompt, options: Sequence[str]) -> list[float]:
-        """Probability of each option after `prompt`; they sum to 1.
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Probability of each option after its prompt; a prompt's options sum to 1.
 
         By the options' scores where the server can score. Else by the first token alone, among the likeliest
         that the server lists: an option whose beginning is not among them gets 0.
 
         Raises:
+            BadInputError: as `LanguageModel.choose`.
             ServerRefusedError: the server can do neither, or the options begin with the same token.
         """
-        if not options or not all(options):
-            raise BadInputError("choose needs options, and none of them empty")
+        check_options(prompts, options)
         if self._scores:
+            asked = [prompt for prompt, mine in zip(prompts, options, strict=True) for _ in mine]
             try:
-                scores = self.score([prompt] * len(options), options)
+                scores = iter(self.score(asked, [option for mine in options for option in mine]))
             except refusals.CannotScoreError:
                 pass
             else:
-                return _shares([score.total for score in scores])
-        return self._choose_first_token(prompt, options)
+                return [shares([next(scores).total for _ in mine]) for mine in options]
+        pairs = zip(prompts, options, strict=True)
+        return self._parallel([partial(self._choose_first_token, prompt, mine) for prompt, mine in pairs])
 
     # One request
 
@@ -401,10 +403,3 @@ def _generation(choice: wire.Choice, prompt_tokens: int, tokens: int, stops: Seq
     end = stop_at(text, stops)
     whole = end < len(text) or choice.finish_reason != "length"
     return Generation(text[:end], prompt_tokens, tokens, "stop" if whole else "length")
-
-
-def _shares(totals: Sequence[float]) -> list[float]:
-    """Softmax of natural logarithms."""
-    top = max(totals)
-    weights = [math.exp(total - top) for total in totals]
-    return [weight / sum(weights) for weight in weights]

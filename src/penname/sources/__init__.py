@@ -47,6 +47,13 @@ SOURCES = {
         Source("markdown", "a folder of Markdown files, with author, title and date in their front matter"),
         Source("lamp", "LaMP's official files: users, profiles, requests and golds"),
         Source("longlamp", "LongLaMP's official rows, as a JSON array or JSON Lines"),
+        Source("psw", "personalised scientific writing: the folder of Step-Back Profiling's authors"),
+        Source("personamem", "PersonaMem, version 1: questions with options, and long conversations"),
+        Source("prism", "PRISM's folder: a survey, conversations, and scores of responses"),
+        Source("psoups", "Personalized Soups: pairs of responses, chosen by one preference"),
+        Source("tldr", "TL;DR: which of two summaries a worker chose"),
+        Source("personalllm", "PersonalLLM: responses with ten scores, and users simulated from them"),
+        Source("trl", "TRL's preference rows, pairs or single ratings, with a field for the user"),
     )
 }
 

@@ -24,6 +24,7 @@ from penname.sources._arrays import objects
 from penname.sources._files import blocks, check_file
 from penname.sources._profiles import Shape, documents, moment
 from penname.sources._rows import bad, id_of, text_of
+from penname.tasks.lamp import MOVIE_TAGS
 
 _SHAPES = {
     "LaMP-1": Shape(text=("abstract",)),
@@ -53,7 +54,8 @@ def read(
         prefix: put before every user's id.
 
     Raises:
-        BadInputError: no such file or split, no known task, or a file as a whole is broken.
+        BadInputError: no such file or split, no known task, or a file as a whole is broken, or LaMP-2's
+            labels are those of the news of its first release.
     """
     for questions in _question_files(path, split):
         outputs = questions.with_name(questions.name.replace("_questions", "_outputs"))
@@ -62,7 +64,20 @@ def read(
             yield from wrong
         else:
             said, golds = None, None
-        yield from _questions(questions, _task(questions, task, said), golds, prefix, outputs)
+        name = _task(questions, task, said)
+        if name == "LaMP-2":
+            _check_tags(outputs, golds or {})
+        yield from _questions(questions, name, golds, prefix, outputs)
+
+
+def _check_tags(outputs: Path, golds: dict[str, str]) -> None:
+    """Refuse the news of LaMP-2's first release (LaMP-2N), whose labels are others than the movies'."""
+    other = next((gold for gold in golds.values() if gold not in MOVIE_TAGS), None)
+    if other is not None:
+        raise BadInputError(
+            f"{outputs}: the label {other[:40]!r} is no movie tag: penname reads the movies of LaMP-2 "
+            "(LaMP-2M), not the news of its first release (LaMP-2N)"
+        )
 
 
 def _question_files(path: Path, split: str | None) -> list[Path]:

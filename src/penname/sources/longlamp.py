@@ -25,10 +25,9 @@ from pydantic import ValidationError
 from penname.errors import BadInputError
 from penname.records import BadRow, Item, Request, check_user_id
 from penname.sources._arrays import objects
+from penname.sources._each import data_files
 from penname.sources._profiles import Shape, documents, moment
 from penname.sources._rows import bad, id_of, text_of
-
-_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def read(
     if task is not None and task.removeprefix("LongLaMP-") not in _KINDS:
         raise BadInputError(f"unknown task {task[:40]!r}; there are {', '.join(_KINDS)}")
     kind = task.removeprefix("LongLaMP-") if task is not None else None
-    for file in _files(path, split):
+    for file in data_files(path, split):
         for found in objects(file):
             if isinstance(found, BadRow):
                 yield found
@@ -81,19 +80,6 @@ def read(
                 continue
             yield from documents(file, line, row.get("profile"), request.users[0], _KINDS[name].shape)
             yield request
-
-
-def _files(path: Path, split: str | None) -> list[Path]:
-    if not path.is_dir():
-        if split is not None:
-            raise BadInputError(f"{path} is no folder, so there is no split {split!r} to choose in it")
-        return [path]
-    files = sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIXES))
-    chosen = [file for file in files if split in (None, file.name.split(".")[0])]
-    if not chosen:
-        has = ", ".join(file.name for file in files) or "none"
-        raise BadInputError(f"{path} has no {split or '*'}.json or .jsonl (such files there: {has})")
-    return chosen
 
 
 def _kind(row: dict[str, Any]) -> str:

@@ -1,7 +1,9 @@
 """What is asked of a model, and how it is put to one."""
 
+from penname.tasks.answers import labelled
+from penname.tasks.base import Task
 from penname.tasks.prompts import BuiltPrompt, PromptTexts, build_prompt, continuation, quote_tags
-from penname.tasks.tasks import TASKS, Task, task
+from penname.tasks.tasks import TASKS, task
 
 __all__ = [
     "TASKS",
@@ -10,6 +12,7 @@ __all__ = [
     "Task",
     "build_prompt",
     "continuation",
+    "labelled",
     "quote_tags",
     "task",
 ]

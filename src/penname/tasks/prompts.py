@@ -1,7 +1,8 @@
 """How a request is put to a model: the texts of `prompts.toml`, filled in, quoted and made to fit.
 
 What does not fit is left out by one rule, and said: documents first, the least relevant before the others;
-then profiles, the last author's first; the request never.
+then profiles, the last author's first; the request never. In the tasks of LaMP and LongLaMP documents are cut
+instead, by those benchmarks' rule (`penname.tasks.budget`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from typing import Literal, Self
 
 from penname.errors import BadInputError, PromptTooLongError
 from penname.records import Hit, Message, Profile, Prompt, Request, digest
-from penname.tasks.tasks import Task
+from penname.tasks.answers import labelled
+from penname.tasks.base import Task
+from penname.tasks.budget import item_text, lay_out, share
 
-MAX_EXAMPLE = 1_500  # characters of an example's input and of its output: a style shows in 100 words
+MAX_EXAMPLE = 500  # characters of each side of an example: a style shows in 100 tokens
 
 _LINE_ENDS = "\n\r\v\f\x1c-\x1e\x85\u2028\u2029"  # what str.splitlines and models take for one
-_OUR_TAGS = re.compile(r"<(?=/?\s*(?:profile|document|notes)\b)", re.IGNORECASE)
+_OUR_TAGS = re.compile(r"<(?=\s*/?\s*(?:profile|document|notes)\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def build_prompt(
     Args:
         profiles: in author order.
         hits: for each author, best first. In the prompt the best document of the first author stands last,
-            next to the request.
+            next to the request; where the task has an `item`, it stands first, as the benchmarks have it.
         count: tokens of a prompt.
         room: tokens that the prompt may have.
 
@@ -152,9 +155,6 @@ def build_prompt(
         PromptTooLongError: the request alone has more than `room` tokens.
     """
     shown = [[hit for hit in of_author if task.example(hit.document)] for of_author in hits]
-    unfit = sum(map(len, hits)) - sum(map(len, shown))
-    noun = "document" if unfit == 1 else "documents"
-    dropped = [f"{unfit} {noun} without a {task.example_input} or {task.example_output}"] if unfit else []
     # Round by round over the authors: everybody's best, then everybody's second …
     ranked = [
         of_author[rank]
@@ -162,88 +162,161 @@ def build_prompt(
         for of_author in shown
         if rank < len(of_author)
     ]
+    dropped = _no_examples(task, sum(map(len, hits)) - len(ranked))
     kept = list(profiles)
     render = _completion if shape == "completion" else _chat
-    while count(prompt := render(task, request, texts, kept, ranked)) > room:
-        if ranked:
-            lost = ranked.pop()
-            dropped.append(f"document {lost.document.id!r} of {lost.user!r}")
-        elif kept:
-            dropped.append(f"profile of {kept.pop().user!r}")
-        else:
+
+    def put(documents: Sequence[str]) -> Prompt:
+        return render(task, request, texts, kept, documents)
+
+    block = _Blocks(task, request, texts, shape)
+    if task.item:
+        dropped += _fit_request(put, kept, count, room)
+        ranked, blocks, cut = _shared(task, ranked, block, lambda items: count(put(items)), room)
+        return BuiltPrompt(put(blocks), tuple(kept), tuple(ranked), (*dropped, *cut))
+    blocks = [block.example(hit) for hit in ranked]
+    while blocks and count(put(blocks[::-1])) > room:
+        blocks.pop()
+        dropped.append(_named(ranked.pop()))
+    dropped += _fit_request(put, kept, count, room) if not blocks else []
+    return BuiltPrompt(put(blocks[::-1]), tuple(kept), tuple(ranked), tuple(dropped))
+
+
+def _no_examples(task: Task, number: int) -> list[str]:
+    """The documents that do not show the task done, in words."""
+    if not number:
+        return []
+    inputs = (task.example_input,) if isinstance(task.example_input, str) else task.example_input
+    lacking = " or ".join([*(() if task.bare_examples else inputs), task.example_output])
+    return [f"{number} {'document' if number == 1 else 'documents'} without a {lacking}"]
+
+
+def _fit_request(
+    put: Callable[[Sequence[str]], Prompt], kept: list[Profile], count: Callable[[Prompt], int], room: int
+) -> list[str]:
+    """Take profiles from `kept`, the last first, until they and the request fit; those taken, in words."""
+    dropped = []
+    while (tokens := count(put([]))) > room:
+        if not kept:
             raise PromptTooLongError(
-                f"the request has {count(prompt):,} tokens and the model has room for {max(room, 0):,}: "
+                f"the request has {tokens:,} tokens and the model has room for {max(room, 0):,}: "
                 "shorten it, ask for fewer tokens, or use a model with a longer context"
             )
-    return BuiltPrompt(prompt, tuple(kept), tuple(ranked), tuple(dropped))
+        dropped.append(f"profile of {kept.pop().user!r}")
+    return dropped
+
+
+def _shared(
+    task: Task, hits: Sequence[Hit], block: _Blocks, size: Callable[[Sequence[str]], int], room: int
+) -> tuple[list[Hit], list[str], list[str]]:
+    """(the hits that have a place, their blocks, what was cut in words), by the benchmarks' rule."""
+    whole = [item_text(task, hit.document) for hit in hits]
+    kept = share(whole, lambda number, text: block.item(hits[number], text), size, room)
+    placed = [(hit, block.item(hit, text)) for hit, text in zip(hits, kept, strict=True) if text]
+    cut = [
+        f"the end of {_named(hit)}, past its share of the prompt" if text else _named(hit)
+        for hit, text, before in zip(hits, kept, whole, strict=True)
+        if text != before
+    ]
+    return [hit for hit, _ in placed], [text for _, text in placed], cut
+
+
+def _named(hit: Hit) -> str:
+    return f"document {hit.document.id!r} of {hit.user!r}"
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Documents as they stand in a prompt, quoted as data."""
+
+    task: Task
+    request: Request
+    texts: PromptTexts
+    shape: Literal["completion", "chat"]
+
+    def example(self, hit: Hit) -> str:
+        """The task done, each side shortened to what a style needs; a bare example by its output alone."""
+        found = self.task.example(hit.document)
+        assert found is not None  # build_prompt has left the others out
+        shown, written = shorten(found[0]), shorten(found[1])
+        task = self.task
+        bare = task.bare_label or task.output_label
+        if self.shape == "chat":
+            shown, written = quote_tags(shown), quote_tags(written)
+            sides = f"{task.input_label}: {shown}\n{task.output_label}: {written}"
+            return self._tagged(hit, sides if shown else f"{bare}: {written}")
+        shown, written = quote_labels(shown, task.labels), quote_labels(written, task.labels)
+        if not shown:
+            return f"{bare}: {written}"
+        labels = {"input_label": task.input_label, "output_label": task.output_label}
+        return fill(self.texts.completion["example"], **labels, input=shown, output=written).strip()
+
+    def item(self, hit: Hit, text: str) -> str:
+        """The document in the task's own layout, with `text` of the part that may be cut."""
+        item = lay_out(self.task, hit.document, text)
+        if self.shape == "chat":
+            return self._tagged(hit, quote_tags(item))
+        return quote_labels(item, self.task.labels)
+
+    def _tagged(self, hit: Hit, text: str) -> str:
+        return f"<document{_author(self.request, hit.user)}>\n{text}\n</document>"
+
+
+def _author(request: Request, user: str) -> str:
+    """Which author a tag is about, where there are several."""
+    if len(request.users) == 1 or user not in request.users:
+        return ""
+    return f' author="{request.users.index(user) + 1}"'
+
+
+def _asked(request: Request) -> str:
+    """The request's input, with its options where the answer is one of them."""
+    options = (f"{label} {option}" for label, option in labelled(request.options))
+    return "\n".join([request.input.strip(), *options])
 
 
 def _completion(
-    task: Task, request: Request, texts: PromptTexts, profiles: Sequence[Profile], hits: Sequence[Hit]
+    task: Task, request: Request, texts: PromptTexts, profiles: Sequence[Profile], documents: Sequence[str]
 ) -> Prompt:
-    labels = (task.input_label, task.output_label)
     blocks = []
     for profile in profiles:
-        about = quote_labels(profile.text, labels)
+        about = quote_labels(profile.text, task.labels)
         if len(request.users) == 1:
             blocks.append(fill(texts.completion["profile"], profile=about))
         else:
             place, authors = str(request.users.index(profile.user) + 1), str(len(request.users))
             template = texts.completion["profile_of_several"]
             blocks.append(fill(template, number=place, authors=authors, profile=about))
-    for hit in reversed(hits):
-        shown, written = _example(task, hit)
-        blocks.append(
-            fill(
-                texts.completion["example"],
-                input_label=task.input_label,
-                output_label=task.output_label,
-                input=quote_labels(shown, labels),
-                output=quote_labels(written, labels),
-            )
+    asked = quote_labels(_asked(request), task.labels)
+    if task.item:
+        items = ", and ".join(documents) + task.lead if documents else ""
+        ending = f"{items}{asked}\n{task.output_label}:"
+    else:
+        blocks += documents
+        ending = fill(
+            texts.completion["request"],
+            input_label=task.input_label,
+            output_label=task.output_label,
+            input=asked,
         )
-    asked = fill(
-        texts.completion["request"],
-        input_label=task.input_label,
-        output_label=task.output_label,
-        input=quote_labels(request.input, labels),
-    )
-    return "\n\n".join([*(block.strip() for block in blocks), asked])
+    return "\n\n".join([*(block.strip() for block in blocks), ending])
 
 
 def _chat(
-    task: Task, request: Request, texts: PromptTexts, profiles: Sequence[Profile], hits: Sequence[Hit]
+    task: Task, request: Request, texts: PromptTexts, profiles: Sequence[Profile], documents: Sequence[str]
 ) -> Prompt:
-    place = {user: number for number, user in enumerate(request.users, start=1)}
-    several = len(request.users) > 1
-
-    def author(user: str) -> str:
-        return f' author="{place[user]}"' if several and user in place else ""
-
-    material = [
-        f"<profile{author(profile.user)}>\n{quote_tags(profile.text)}\n</profile>" for profile in profiles
+    described = [
+        f"<profile{_author(request, profile.user)}>\n{quote_tags(profile.text)}\n</profile>"
+        for profile in profiles
     ]
-    for hit in reversed(hits):
-        shown, written = _example(task, hit)
-        material.append(
-            f"<document{author(hit.user)}>\n{task.input_label}: {quote_tags(shown)}\n"
-            f"{task.output_label}: {quote_tags(written)}\n</document>"
-        )
     asked = fill(
         texts.chat["write"],
-        material="".join(f"{block}\n\n" for block in material),
+        material="".join(f"{block}\n\n" for block in (*described, *documents)),
         instruction=task.instruction,
         input_label=task.input_label,
-        input=request.input.strip(),
+        input=_asked(request),
     )
     return (
         Message(role="system", content=fill(texts.chat["write_system"])),
         Message(role="user", content=asked),
     )
-
-
-def _example(task: Task, hit: Hit) -> tuple[str, str]:
-    """The two sides of an example, each shortened to what a style needs."""
-    example = task.example(hit.document)
-    assert example is not None  # build_prompt has left the others out
-    return shorten(example[0]), shorten(example[1])

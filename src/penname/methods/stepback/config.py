@@ -18,4 +18,7 @@ class StepBackConfig:
     topics: int = 8  # topics in a profile at most; ours
     keywords: int = 12  # keywords in a profile at most; ours
     favoured: int = 10  # favoured words in a profile at most; ours
+    openings: int = 4  # first sentences of the latest documents; ours, tuned on proposals' validation split
+    opening_text: int = 120  # characters of each at most; ours
+    titles: int = 8  # of the latest documents; ours, tuned likewise
     temperature: float = 0.0  # greedy: the same history gives the same profile

@@ -10,7 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from penname.records import StyleFacts
+from penname.methods.stepback.config import StepBackConfig
+from penname.records import Document, StyleFacts
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _SENTENCE = re.compile(r"[^.!?…\n]*[^\W_][^.!?…\n]*[.!?…]*")
@@ -152,6 +153,25 @@ def habits(texts: Sequence[str], limit: int = 60) -> tuple[str, str]:
         return text if count >= least and len(text) <= limit else ""
 
     return usual(openings), usual(closings)
+
+
+def own_words(
+    documents: Sequence[Document], config: StepBackConfig
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(openings, titles) of the latest documents, the newest last, none twice.
+
+    An opening is a document's first sentence, cut after a whole word where it is too long.
+    """
+    openings = dict.fromkeys(_first_sentence(one.text, config.opening_text) for one in documents)
+    titles = dict.fromkeys(" ".join(one.title.split()) for one in documents if one.title.strip())
+    return tuple(openings)[-config.openings :], tuple(titles)[-config.titles :]
+
+
+def _first_sentence(text: str, limit: int) -> str:
+    line = " ".join(text[: 4 * limit].split())
+    if end := re.search(r"[.!?…](?=\s|$)", line[:limit]):
+        return line[: end.end()]
+    return line if len(line) <= limit else line[:limit].rsplit(" ", 1)[0] + " …"
 
 
 def _paragraphs(text: str) -> int:

@@ -19,6 +19,7 @@ from penname.methods.stepback.facts import (
     favoured_words,
     habits,
     measure,
+    own_words,
 )
 from penname.methods.stepback.gist import Gister, Part
 from penname.methods.stepback.parse import Gist
@@ -176,10 +177,15 @@ def _ask(gister: Gister, works: Sequence[_Work], again: bool) -> None:
     sampling = Sampling(
         max_tokens=gister.answer_tokens, temperature=gister.config.temperature, top_p=1.0, stop=gister.stop
     )
-    answers = gister.model.generate([part.prompt for _, part in wanted], 1, sampling) if wanted else []
+    # Co-authors have documents in common: a question about one is asked once, as its answer is the same.
+    questions = list(dict.fromkeys(part.prompt for _, part in wanted))
+    answers = gister.model.generate(questions, 1, sampling) if questions else []
+    texts_by_question = {
+        question: answer.text.strip() for question, [answer] in zip(questions, answers, strict=True)
+    }
     fresh: dict[str, dict[str, str]] = {}
-    for (name, part), [answer] in zip(wanted, answers, strict=True):
-        fresh.setdefault(name, {})[part.key] = answer.text.strip()
+    for name, part in wanted:
+        fresh.setdefault(name, {})[part.key] = texts_by_question[part.prompt]
     for name, texts in fresh.items():
         users[name].put_gists(texts)
         known[name].update(texts)
@@ -217,6 +223,7 @@ def make_profile(user: str, gist: Gist, documents: Sequence[Document]) -> Profil
     written = [document.text for document in documents]
     facts = measure(written)
     opening, closing = habits(written)
+    openings, titles = own_words(documents, StepBackConfig())
     shape = [f"often opens with “{opening}”"] if opening else []
     shape += [f"often closes with “{closing}”"] if closing else []
     filled = replace(
@@ -235,14 +242,20 @@ def make_profile(user: str, gist: Gist, documents: Sequence[Document]) -> Profil
         length=filled.length,
         structure=filled.structure,
         favoured_words=filled.favoured,
+        openings=openings,
+        titles=titles,
         facts=facts,
-        text=profile_text(filled),
+        text=profile_text(filled, openings, titles),
         documents=tuple(document.id for document in documents),
     )
 
 
-def profile_text(gist: Gist) -> str:
-    """The profile as it goes into a prompt, and as its user reads and edits it: one line a trait."""
+def profile_text(gist: Gist, openings: Sequence[str] = (), titles: Sequence[str] = ()) -> str:
+    """The profile as it goes into a prompt, and as its user reads and edits it: one line a trait.
+
+    The user's own words stand last, next to the request: a small model learns more of them than of what is
+    said about them.
+    """
     lines = {
         "Topics": "; ".join(gist.topics),
         "Keywords": "; ".join(gist.keywords),
@@ -251,5 +264,7 @@ def profile_text(gist: Gist) -> str:
         "Length": gist.length,
         "Structure": gist.structure,
         "Favoured words": "; ".join(gist.favoured),
+        "Openings": " / ".join(openings),
+        "Titles": "; ".join(titles),
     }
     return "\n".join(f"{label}: {value}" for label, value in lines.items() if value)

@@ -1,0 +1,427 @@
+"""One evaluation from end to end: every arm writes every example, and each draft is scored and kept at once.
+
+Work goes example by example in windows that hold all arms, so that the model sees full batches, drafts that
+two arms have in common are written once, and what is finished is on disk. A row is known by the hash of all
+that decides it (prompt, model, sampling, real text): what a folder has is never computed again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from penname.errors import BadInputError
+from penname.evaluate.arms import IN_CONTEXT, Cast, personal
+from penname.evaluate.benchmarks import Loaded
+from penname.evaluate.folder import RunFolder, open_run, read_run
+from penname.evaluate.judges import Case, Duel, anchored, pairwise
+from penname.evaluate.metrics import bits_per_byte
+from penname.evaluate.results import Arm, Results, Row
+from penname.evaluate.scoring import JUDGED, UNWRITTEN, Scorer, wanted
+from penname.lm.base import LanguageModel, Sampling
+from penname.methods.stepback import History, profile_histories
+from penname.records import Draft, Request, digest
+from penname.retrieve import retriever
+from penname.retrieve.base import Embedder, Retriever
+from penname.store import Store
+from penname.tasks import PromptTexts, Task, continuation
+from penname.tasks import task as find_task
+from penname.writer import Material, Writer, finished, stages
+
+WINDOW = 128  # drafts worked on together: full batches, and what a kill can lose
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all rows of a run are made with."""
+
+    k: int = 3  # documents of each author in a prompt
+    temperature: float = 0.7
+    max_tokens: int | None = None  # of a draft; None: the task's own limit
+    seed: int = 0
+    metrics: tuple[str, ...] = ()  # those that are computed; () for all that the task has
+
+
+@dataclass
+class _Item:
+    """One arm's turn at one example."""
+
+    arm: Arm
+    example: Request  # as it is held out
+    task: Task
+    draft: Draft  # with its prompt; the text comes later
+    sampling: Sampling
+    key: str
+    metrics: tuple[str, ...]
+    row: Row
+
+
+def evaluate(
+    loaded: Loaded,
+    store: Store,
+    model: LanguageModel,
+    arms: Sequence[Arm],
+    folder: Path,
+    *,
+    settings: Settings = Settings(),
+    embedder: Embedder,
+    judge: LanguageModel | None = None,
+    texts: PromptTexts | None = None,
+    remarks: Sequence[str] = (),
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+    note: Callable[[str], None] = lambda _: None,
+) -> Results:
+    """Write and score every example of `loaded` in every arm; rows go to `folder` as they are made.
+
+    A folder that holds rows already is gone on with: what is there is kept, whatever arms it was made for.
+
+    Args:
+        remarks: what a reader of the figures must know, in sentences.
+        progress: called with (stage, done, total) as the work goes on.
+        note: called with a sentence where something is worth saying.
+
+    Raises:
+        BadInputError: the folder was made with other settings, or no arm can write any example.
+        As `Writer.prompts` does.
+    """
+    texts = texts or PromptTexts.load()
+    run = _Run(loaded, store, model, arms, settings, embedder, judge, texts, remarks, progress, note)
+    with open_run(folder, run.fixed()) as opened:
+        return run.go(opened)
+
+
+class _Run:
+    """The state of one evaluation."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        store: Store,
+        model: LanguageModel,
+        arms: Sequence[Arm],
+        settings: Settings,
+        embedder: Embedder,
+        judge: LanguageModel | None,
+        texts: PromptTexts,
+        remarks: Sequence[str],
+        progress: Callable[[str, int, int], None],
+        note: Callable[[str], None],
+    ) -> None:
+        self.loaded, self.store, self.model, self.arms = loaded, store, model, arms
+        self.settings, self.embedder, self.judge, self.texts = settings, embedder, judge, texts
+        self.progress, self.note = progress, note
+        self.cast = Cast(store, loaded.requests, settings.k, settings.seed)
+        self.scorer = Scorer(store, embedder, loaded.requests, self.cast, [*loaded.remarks, *remarks])
+        self.seconds: dict[str, float] = {}
+        self.searches: dict[str, Retriever] = {}
+
+    def fixed(self) -> dict[str, object]:
+        """What every row of a folder must have in common."""
+        judge = None
+        if self.judge is not None:
+            name = {"name": self.judge.name, "weights": self.judge.fingerprint}
+            judge = {**name, "baseline": self.arms[0].name}
+        return {
+            "data": self.loaded.data,
+            "model": self.model.name,
+            "weights": self.model.fingerprint,
+            "prompts": self.texts.fingerprint,
+            "embedder": self.embedder.fingerprint,
+            "k": self.settings.k,
+            "temperature": self.settings.temperature,
+            "max_tokens": self.settings.max_tokens,
+            "seed": self.settings.seed,
+            "judge": judge,
+        }
+
+    def go(self, folder: RunFolder) -> Results:
+        """Do what is not done yet; the results of all arms asked for."""
+        tasks = {one.task: find_task(one.task) for one in self.loaded.requests}
+        self._check_metrics(tasks.values())
+        asked = [
+            (arm, example, *made)
+            for example in _together(self.loaded.requests)
+            for arm in self.arms
+            if (made := self.cast.asked(arm, example, tasks[example.task])) is not None
+        ]
+        empty = [arm.name for arm in self.arms if not any(one[0] is arm for one in asked)]
+        for name in empty:
+            self.note(f"{name}: there is no example that it can write")
+        if len(empty) == len(self.arms):
+            raise BadInputError("no arm can write any example: nobody has a history")
+        folder.write(self.arms, self.scorer.remarks)
+        self._profiles([(arm, request, material) for arm, _, request, material in asked])
+        rows: list[Row] = []
+        for start in _windows([example.id for _, example, _, _ in asked]):
+            window = asked[start]
+            rows += self._window(folder, window)
+            self.progress("drafts", len(rows), len(asked))
+        self._finish(folder)
+        known = read_run(folder.path)  # what earlier calls had to say is true of their rows, which are kept
+        judge = known["settings"]["judge"] or {}
+        order = {arm.name: place for place, arm in enumerate(self.arms)}
+        return Results(
+            rows=sorted(rows, key=lambda row: order[row.arm]),
+            arms=tuple(arm for arm in self.arms if arm.name not in empty),
+            title=folder.path.resolve().name,
+            model=self.model.name,
+            data=self.loaded.data,
+            seed=self.settings.seed,
+            seconds=dict(folder.seconds),
+            judge=judge.get("name", ""),
+            remarks=tuple(known["remarks"]),
+            groups=known["groups"],
+        )
+
+    def _check_metrics(self, tasks: Collection[Task]) -> None:
+        """Refuse metrics that none of the tasks has, before anything is made."""
+        found = {name for one in tasks for name in wanted(one, self.settings.metrics, self.judge is not None)}
+        for name in self.settings.metrics:
+            if name not in found:
+                names = ", ".join(one.name for one in tasks)
+                raise BadInputError(f"the metric {name!r} is not measured of {names}")
+
+    def _profiles(self, asked: Sequence[tuple[Arm, Request, Material]]) -> None:
+        """Every profile that a prompt will hold, made together."""
+        histories = dict.fromkeys(
+            History(user, request.before, request.exclude)
+            for arm, request, material in asked
+            if arm.method != IN_CONTEXT and "step-back" in stages(arm.method)
+            for user in material.profiles_of or request.users
+        )
+        if histories:
+            with self._timed("profile"):
+                profile_histories(
+                    self.store,
+                    self.model,
+                    list(histories),
+                    texts=self.texts,
+                    note=self.note,
+                    progress=lambda done, total: self.progress("profiles", done, total),
+                )
+
+    def _window(
+        self, folder: RunFolder, asked: Sequence[tuple[Arm, Request, Request, Material]]
+    ) -> list[Row]:
+        with self._timed("prepare"):
+            items = self._items(folder, asked)
+            fresh = list({item.key: item for item in items if _lacking(item) or _draftless(item)}.values())
+        if fresh:
+            by_sampling: dict[Sampling, list[_Item]] = {}
+            for item in fresh:
+                by_sampling.setdefault(item.sampling, []).append(item)
+            for some in by_sampling.values():
+                # One after the other: what a model has just written after is soonest read again.
+                self._write([item for item in some if _draftless(item)])
+                self._score([item for item in some if "bits_per_byte" in _lacking(item)])
+            self._measure(fresh)
+        done = {item.key: item.row for item in fresh}
+        rows = [replace(done.get(item.key, item.row), arm=item.arm.name) for item in items]
+        if self.judge is not None:
+            rows = self._judged(self.judge, items, rows)
+        new = [
+            row
+            for row in rows
+            if (row.arm, row.key) not in folder.placed or row != replace(folder.rows[row.key], arm=row.arm)
+        ]
+        if new:
+            folder.seconds.update(self._total(folder))
+            folder.append(new)
+        return rows
+
+    def _items(
+        self, folder: RunFolder, asked: Sequence[tuple[Arm, Request, Request, Material]]
+    ) -> list[_Item]:
+        """The window's items in its order, each with its prompt and the row that the folder has of it."""
+        by_arm: dict[Arm, list[int]] = {}
+        for place, (arm, *_) in enumerate(asked):
+            by_arm.setdefault(arm, []).append(place)
+        found: dict[int, _Item] = {}
+        for arm, places in by_arm.items():
+            writer = self._writer(arm)
+            drafts = writer.prompts([asked[i][2] for i in places], [asked[i][3] for i in places])
+            for place, draft in zip(places, drafts, strict=True):
+                example = asked[place][1]
+                task = find_task(example.task)
+                sampling = writer.sampling(task)
+                key = self._key(example, draft, sampling)
+                row = folder.rows.get(key) or self._blank(key, arm, example, draft)
+                metrics = wanted(task, self.settings.metrics, self.judge is not None)
+                found[place] = _Item(arm, example, task, draft, sampling, key, metrics, row)
+        return [found[place] for place in range(len(asked))]
+
+    def _writer(self, arm: Arm) -> Writer:
+        method = arm.method if personal(arm.method) else "none"
+        named = stages(method).get("retrieval") or "lexical"
+        if named not in self.searches:
+            self.searches[named] = retriever(named, self.settings.seed, self.embedder)
+        return Writer(
+            self.store,
+            self.model,
+            method,
+            search=self.searches[named],
+            k=self.settings.k,
+            texts=self.texts,
+            temperature=self.settings.temperature,
+            max_tokens=self.settings.max_tokens,
+            seed=self.settings.seed,
+            note=self.note,
+        )
+
+    def _key(self, example: Request, draft: Draft, sampling: Sampling) -> str:
+        prompt = draft.prompt
+        shown = prompt if isinstance(prompt, str) else [turn.model_dump() for turn in prompt]
+        what = [example.task, example.id, example.gold, example.options]
+        return digest([self.model.fingerprint, shown, repr(sampling), what])
+
+    def _blank(self, key: str, arm: Arm, example: Request, draft: Draft) -> Row:
+        authors = self.cast.authors(example)
+        return Row(
+            key=key,
+            arm=arm.name,
+            task=example.task,
+            example=example.id,
+            users=authors or example.users,
+            input=example.input,
+            gold=example.gold or "",
+            text="",
+            answer=None,
+            finish="unwritten",
+            scores={},
+            history=len(self.cast.history(authors[0], example)) if authors else 0,
+            profiles=tuple(profile.text for profile in draft.profiles),
+            documents=tuple(hit.document.id for hit in draft.documents),
+            dropped=draft.dropped,
+        )
+
+    def _write(self, items: Sequence[_Item]) -> None:
+        """The drafts of items that have none; all are drawn in one way."""
+        if not items:
+            return
+        with self._timed("write"):
+            answers = self.model.generate([item.draft.prompt for item in items], 1, items[0].sampling)
+        for item, [answer] in zip(items, answers, strict=True):
+            draft = finished(item.draft, answer)
+            item.row = replace(
+                item.row,
+                text=draft.text,
+                answer=item.task.parse(draft.text, item.example.options),
+                finish=draft.finish,
+                prompt_tokens=draft.prompt_tokens,
+                tokens=draft.completion_tokens,
+            )
+
+    def _score(self, items: Sequence[_Item]) -> None:
+        """How likely the real texts are."""
+        if not items:
+            return
+        golds = [item.example.gold or "" for item in items]
+        with self._timed("score"):
+            likely = self.model.score(
+                [item.draft.prompt for item in items],
+                [continuation(gold, self.model.shape) for gold in golds],
+            )
+        for item, bits in zip(items, bits_per_byte(likely, golds), strict=True):
+            item.row = replace(item.row, scores={**item.row.scores, "bits_per_byte": bits})
+
+    def _measure(self, items: Sequence[_Item]) -> None:
+        """All scores that a row lacks and that need no model."""
+        with self._timed("measure"):
+            by_task: dict[str, list[_Item]] = {}
+            for item in items:
+                if item.row.finish != "unwritten":
+                    by_task.setdefault(item.task.name, []).append(item)
+            for some in by_task.values():
+                scores = self.scorer.texts(
+                    some[0].task,
+                    [(item.example, item.row.text) for item in some],
+                    [_lacking(i) for i in some],
+                )
+                for item, found in zip(some, scores, strict=True):
+                    item.row = replace(item.row, scores={**found, **item.row.scores})
+
+    def _judged(self, judge: LanguageModel, items: Sequence[_Item], rows: Sequence[Row]) -> list[Row]:
+        """The rows with the judge's scores: of each draft alone, and against the baseline's."""
+        base = {(row.task, row.example): row for row in rows if row.arm == self.arms[0].name}
+        alone: dict[str, Case] = {}
+        duels: dict[str, Duel] = {}
+        for item, row in zip(items, rows, strict=True):
+            if row.finish == "unwritten":
+                continue
+            request = f"{item.task.instruction}\n{row.input}"
+            other = base.get((row.task, row.example))
+            if "judge" in item.metrics and "judge" not in row.scores:
+                alone[row.key] = Case(request, row.gold, row.text)
+            if "win" in item.metrics and "win" not in row.scores and other and other.finish != "unwritten":
+                duels[row.key] = Duel(request, row.gold, row.text, other.text)
+        with self._timed("judge"):
+            marks = dict(
+                zip(alone, anchored(judge, list(alone.values()), self.texts, self._remark), strict=True)
+            )
+            verdicts = dict(
+                zip(duels, pairwise(judge, list(duels.values()), self.texts, self._remark), strict=True)
+            )
+        found = []
+        for row in rows:
+            scores = dict(row.scores)
+            if row.key in marks:
+                scores["judge"] = marks[row.key]
+            if row.key in verdicts:
+                scores["win"] = verdicts[row.key].win
+                scores["flips"] = float(verdicts[row.key].flipped)
+            found.append(replace(row, scores=scores))
+        return found
+
+    def _remark(self, text: str) -> None:
+        """Tell a sentence once, and keep it for whoever reads the figures."""
+        if text not in self.scorer.remarks:
+            self.scorer.remarks.append(text)
+            self.note(text)
+
+    def _finish(self, folder: RunFolder) -> None:
+        folder.seconds.update(self._total(folder))
+        folder.write(self.arms, self.scorer.remarks, self.scorer.groups())
+
+    def _total(self, folder: RunFolder) -> dict[str, float]:
+        """Seconds by stage, those of earlier calls included; what was counted is not counted again."""
+        total = {stage: folder.seconds.get(stage, 0.0) + taken for stage, taken in self.seconds.items()}
+        self.seconds = {}
+        return total
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+def _lacking(item: _Item) -> tuple[str, ...]:
+    """The scores that the item's row should have and has not; those of a judge come later."""
+    return tuple(n for n in item.metrics if n not in item.row.scores and n not in (*JUDGED, "macro_f1"))
+
+
+def _draftless(item: _Item) -> bool:
+    """Whether one of the item's metrics needs a draft, and there is none yet."""
+    return item.row.finish == "unwritten" and bool(set(item.metrics) - set(UNWRITTEN))
+
+
+def _together(requests: Sequence[Request]) -> list[Request]:
+    """The requests with those of one text (the same id) side by side: their prompts often begin alike."""
+    first: dict[str, int] = {}
+    for place, request in enumerate(requests):
+        first.setdefault(request.id, place)
+    return sorted(requests, key=lambda one: first[one.id])
+
+
+def _windows(ids: Sequence[str]) -> Iterator[slice]:
+    """Runs of about WINDOW items that never part the arms of an example."""
+    start = 0
+    for end in range(1, len(ids) + 1):
+        if end == len(ids) or (end - start >= WINDOW and ids[end] != ids[end - 1]):
+            yield slice(start, end)
+            start = end
