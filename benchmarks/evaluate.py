@@ -9,7 +9,9 @@ example, with the same prompts and metrics. Both find the profiles in the store,
 them changing; the figure is the median of the pairs' ratios. Drafts that two arms have in common are written
 once by `evaluate`, and each time by the loop.
 
-A first run, in a store without profiles, says which share of the time is not profile, write and score. Last:
+The model is loaded anew before each run, so that none finds what another has read. A first run, in a store
+without profiles, says which share of the time is no model's (the models': profile, write, score, and embed,
+the sentence embeddings of a metric). Last:
 `choose` among 8 options after a prompt of about 600 tokens, where the options share one reading of the
 prompt, against as many prompts that share nothing. The peak memory is that of the process so far.
 """
@@ -37,7 +39,7 @@ from penname.tasks import continuation
 from penname.tasks import task as find_task
 from penname.writer import DEFAULT_METHOD, Writer, finished, stages
 
-MODEL_WORK = ("profile", "write", "score")
+MODEL_WORK = ("profile", "write", "score", "embed")
 OPTIONS = 8
 PROMPT_TOKENS = 600
 
@@ -82,6 +84,7 @@ class Bench:
                     draft = finished(draft, answer)
                     likely = self.model.score([draft.prompt], [continuation(gold, self.model.shape)])
                     [scores] = scorer.texts(task, [(example, draft.text)], [wanted(task, (), False)])
+                    scores |= scorer.similarities([(example, draft.text)])[0]
                     found.append({**scores, "bits_per_byte": bits_per_byte(likely, [gold])[0]})
                     file.write(json.dumps([arm.name, example.id, draft.text, found[-1]]) + "\n")
         return found
@@ -96,6 +99,14 @@ class Bench:
             k=self.settings.k,
             max_tokens=self.settings.max_tokens,
         )
+
+
+def warmed(name: str | None) -> LanguageModel:
+    """The model, loaded, and nothing else read by it."""
+    model = load_model(name)
+    model.generate(["One, two,"], 1, Sampling(max_tokens=2))
+    model.score(["One,"], [" two"])
+    return model
 
 
 def timed(work: Callable[[Path], Sequence[dict[str, float]]]) -> tuple[float, int, float]:
@@ -116,7 +127,7 @@ def first_run(bench: Bench) -> None:
     model = sum(results.seconds.get(stage, 0.0) for stage in MODEL_WORK)
     parts = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in results.seconds.items())
     print(f"{bench.loaded.data}: {len(bench.loaded.requests)} examples, {len(results.rows)} drafts")
-    print(f"first run: {took:.1f} s ({parts}); not profile, write or score: {1 - model / took:.1%}")
+    print(f"first run: {took:.1f} s ({parts}); not a model's: {1 - model / took:.1%}")
     print(f"peak memory after it: {peak_mib():.0f} MiB", flush=True)
 
 
@@ -130,6 +141,7 @@ def in_turn(bench: Bench, pairs: int) -> None:
     for number in range(pairs):
         took = {}
         for name in sorted(ways, reverse=bool(number % 2)):
+            bench.model = warmed(bench.model.name)
             took[name], drafts, bits = timed(ways[name])
             print(f"{name:12}{took[name]:8.1f} s{drafts / took[name]:8.2f} drafts/s   bits/byte {bits:.4f}")
         ratios.append(took["one by one"] / took["batched"])
@@ -148,11 +160,12 @@ def choosing(model: LanguageModel, texts: Sequence[str], pairs: int = 5) -> None
     apart = [f"{chr(65 + number)} {prompt}" for number in range(OPTIONS)]
     model.choose(["One,"], [[" two", " three"]])
     ratios = []
-    for _ in range(pairs):
+    for number in range(pairs):
+        # A beginning that nothing has begun with yet, each time.
         started = time.perf_counter()
-        model.choose([prompt], [options])
+        model.choose([f"{number} {prompt}"], [options])
         middle = time.perf_counter()
-        model.score(apart, options)
+        model.score([f"{number} {each}" for each in apart], options)
         ratios.append((time.perf_counter() - middle) / (middle - started))
     print(
         f"choose among {OPTIONS} options after {model.count(prompt)} tokens: {median(ratios):.2f} times as "
@@ -175,9 +188,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="of a draft at most")
     parser.add_argument("--pairs", type=int, default=3)
     options = parser.parse_args()
-    model, embedder = load_model(options.model), load_embedder()
-    model.generate(["One, two,"], 1, Sampling(max_tokens=2))
-    model.score(["One,"], [" two"])
+    model, embedder = warmed(options.model), load_embedder()
     embedder.embed(["one"])
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder, "bench.db")) as store:
         name, split = ("proposals", "validation") if options.data else ("sample", None)

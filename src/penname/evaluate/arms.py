@@ -91,7 +91,7 @@ def check_control(control: str) -> None:
         raise UnknownControlError(control, CONTROLS)
     if control.startswith("history="):
         number = control.removeprefix("history=")
-        if not (number.isascii() and number.isdigit() and int(number) >= 1):
+        if not (number.isascii() and number.isdigit() and len(number) < 10 and int(number) >= 1):
             raise BadInputError(f"control {control!r}: give a number of documents, such as history=5")
 
 

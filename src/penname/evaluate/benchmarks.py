@@ -34,6 +34,8 @@ class Loaded:
     split: str
     requests: tuple[Request, ...]
     remarks: tuple[str, ...] = ()  # what a reader of the figures must know
+    pool: tuple[Request, ...] = ()  # all that the split has, drawn or not: who stands in for whom, and what
+    # a manner is learnt from, must not hang on a limit; () where `requests` are all
 
     @property
     def data(self) -> str:
@@ -125,8 +127,8 @@ def load(
     wanted = tuple(tasks) or benchmark.tasks
     bad: list[BadRow] = []
     requests, version = _read(benchmark, store, path, chosen, wanted, bad)
-    asked = [one for one in requests if not wanted or one.task in wanted]
-    found = _drawn(list(_usable(asked, name, bad)), limit, seed)
+    pool = list(_usable(requests, name, bad))
+    found = _drawn([one for one in pool if not wanted or one.task in wanted], limit, seed)
     for row in bad:
         note(str(row))
     there = {one.task for one in found}
@@ -139,7 +141,7 @@ def load(
         note(f"{name} has no example of {', '.join(lacking)}")
     rows = "row" if len(bad) == 1 else "rows"
     remarks = (f"{len(bad)} {rows} of the files could not be used and were left out",) if bad else ()
-    return Loaded(name, version, chosen, tuple(found), remarks)
+    return Loaded(name, version, chosen, tuple(found), remarks, tuple(pool))
 
 
 def _known(name: str, data: Path | None, split: str | None, tasks: Sequence[str]) -> Benchmark:
@@ -171,7 +173,7 @@ def _read(
     """All requests of the split and the version of what was read; the histories are in the store then."""
     if benchmark.name == "store":
         requests = stored_requests(store)
-        return requests, digest([one.model_dump(mode="json") for one in requests])[:12]
+        return requests, stored_version(store, requests)
     if benchmark.name == "sample":
         folder = resources.files("penname.sample")
         with ExitStack() as opened:
@@ -182,7 +184,7 @@ def _read(
     assert path is not None  # all others have files
     items: Iterator[Item]
     if benchmark.name == "proposals":
-        items = proposals.items(path, split, tasks)
+        items = proposals.items(path, split)
     elif benchmark.name in ("lamp", "longlamp"):
         items = (
             item
@@ -212,6 +214,13 @@ def _usable(requests: Sequence[Request], name: str, bad: list[BadRow]) -> Iterat
             yield one
             continue
         bad.append(BadRow(file=name, line=0, why=why))
+
+
+def stored_version(store: Store, requests: Sequence[Request]) -> str:
+    """12 hex digits of these requests and of what their users wrote."""
+    users = dict.fromkeys(user for one in requests for user in one.users)
+    histories = [[document.content_hash for document in store.user(user).documents()] for user in users]
+    return digest([[one.model_dump(mode="json") for one in requests], histories])[:12]
 
 
 def stored_requests(store: Store) -> list[Request]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,7 +35,7 @@ _WORD_END = re.compile(r"\S(?=\s)")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
 
-def items(path: Path, split: str, tasks: Sequence[str] = TASKS) -> Iterator[Item]:
+def items(path: Path, split: str) -> Iterator[Item]:
     """Every document once for each author, then the split's requests, task by task; rows that cannot be used.
 
     Documents have two fields more than the file: `builds_on`, the titles of what they require, and
@@ -61,7 +61,7 @@ def items(path: Path, split: str, tasks: Sequence[str] = TASKS) -> Iterator[Item
             authors.setdefault(name, []).append(one.user)
             documents.setdefault(name, one.document)
         yield one
-    yield from _requests(path, authors, documents, split, tasks)
+    yield from _requests(path, authors, documents, split)
 
 
 def _with_parts(document: Document, titles: dict[str, str]) -> Document:
@@ -89,7 +89,6 @@ def _requests(
     authors: dict[str, list[str]],
     documents: dict[str, Document],
     split: str,
-    tasks: Sequence[str],
 ) -> Iterator[Request]:
     dates: dict[str, list[datetime]] = {}
     for name, document in documents.items():
@@ -99,7 +98,7 @@ def _requests(
             dates.setdefault(author, []).append(document.written_at)
     for written in dates.values():
         written.sort()
-    for task in tasks:
+    for task in TASKS:
         for name, document in documents.items():
             assert document.written_at is not None  # checked above
             when = document.written_at

@@ -7,9 +7,7 @@ that decides it (prompt, model, sampling, real text): what a folder has is never
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,19 +15,19 @@ from penname.errors import BadInputError
 from penname.evaluate.arms import IN_CONTEXT, Cast, personal
 from penname.evaluate.benchmarks import Loaded
 from penname.evaluate.folder import RunFolder, open_run, read_run
-from penname.evaluate.judges import Case, Duel, anchored, pairwise
-from penname.evaluate.metrics import bits_per_byte
+from penname.evaluate.metrics import meteor
 from penname.evaluate.results import Arm, Results, Row
-from penname.evaluate.scoring import JUDGED, UNWRITTEN, Scorer, wanted
+from penname.evaluate.scoring import Scorer, wanted
+from penname.evaluate.work import Clock, Item, Work, draftless, lacking
 from penname.lm.base import LanguageModel, Sampling
 from penname.methods.stepback import History, profile_histories
 from penname.records import Draft, Request, digest
 from penname.retrieve import retriever
 from penname.retrieve.base import Embedder, Retriever
 from penname.store import Store
-from penname.tasks import PromptTexts, Task, continuation
+from penname.tasks import PromptTexts, Task
 from penname.tasks import task as find_task
-from penname.writer import Material, Writer, finished, stages
+from penname.writer import Material, Writer, stages
 
 WINDOW = 128  # drafts worked on together: full batches, and what a kill can lose
 
@@ -43,20 +41,6 @@ class Settings:
     max_tokens: int | None = None  # of a draft; None: the task's own limit
     seed: int = 0
     metrics: tuple[str, ...] = ()  # those that are computed; () for all that the task has
-
-
-@dataclass
-class _Item:
-    """One arm's turn at one example."""
-
-    arm: Arm
-    example: Request  # as it is held out
-    task: Task
-    draft: Draft  # with its prompt; the text comes later
-    sampling: Sampling
-    key: str
-    metrics: tuple[str, ...]
-    row: Row
 
 
 def evaluate(
@@ -113,9 +97,11 @@ class _Run:
         self.loaded, self.store, self.model, self.arms = loaded, store, model, arms
         self.settings, self.embedder, self.judge, self.texts = settings, embedder, judge, texts
         self.progress, self.note = progress, note
-        self.cast = Cast(store, loaded.requests, settings.k, settings.seed)
-        self.scorer = Scorer(store, embedder, loaded.requests, self.cast, [*loaded.remarks, *remarks])
-        self.seconds: dict[str, float] = {}
+        pool = loaded.pool or loaded.requests
+        self.cast = Cast(store, pool, settings.k, settings.seed)
+        self.scorer = Scorer(store, embedder, pool, self.cast, [*loaded.remarks, *remarks])
+        self.clock = Clock()
+        self.work = Work(model, self.scorer, texts, self.clock, self._remark)
         self.searches: dict[str, Retriever] = {}
 
     def fixed(self) -> dict[str, object]:
@@ -177,7 +163,9 @@ class _Run:
         )
 
     def _check_metrics(self, tasks: Collection[Task]) -> None:
-        """Refuse metrics that none of the tasks has, before anything is made."""
+        """Refuse metrics that none of the tasks has, or that cannot be had here, before anything is made."""
+        if "meteor" in self.settings.metrics:
+            meteor([])
         found = {name for one in tasks for name in wanted(one, self.settings.metrics, self.judge is not None)}
         for name in self.settings.metrics:
             if name not in found:
@@ -193,7 +181,7 @@ class _Run:
             for user in material.profiles_of or request.users
         )
         if histories:
-            with self._timed("profile"):
+            with self.clock.time("profile"):
                 profile_histories(
                     self.store,
                     self.model,
@@ -206,40 +194,41 @@ class _Run:
     def _window(
         self, folder: RunFolder, asked: Sequence[tuple[Arm, Request, Request, Material]]
     ) -> list[Row]:
-        with self._timed("prepare"):
+        with self.clock.time("prepare"):
             items = self._items(folder, asked)
-            fresh = list({item.key: item for item in items if _lacking(item) or _draftless(item)}.values())
+            fresh = list({item.key: item for item in items if lacking(item) or draftless(item)}.values())
         if fresh:
-            by_sampling: dict[Sampling, list[_Item]] = {}
+            by_sampling: dict[Sampling, list[Item]] = {}
             for item in fresh:
                 by_sampling.setdefault(item.sampling, []).append(item)
             for some in by_sampling.values():
                 # One after the other: what a model has just written after is soonest read again.
-                self._write([item for item in some if _draftless(item)])
-                self._score([item for item in some if "bits_per_byte" in _lacking(item)])
-            self._measure(fresh)
+                self.work.write([item for item in some if draftless(item)])
+                self.work.score([item for item in some if "bits_per_byte" in lacking(item)])
+            self.work.measure(fresh)
         done = {item.key: item.row for item in fresh}
         rows = [replace(done.get(item.key, item.row), arm=item.arm.name) for item in items]
         if self.judge is not None:
-            rows = self._judged(self.judge, items, rows)
+            rows = self.work.judged(self.judge, self.arms[0].name, items, rows)
         new = [
             row
             for row in rows
             if (row.arm, row.key) not in folder.placed or row != replace(folder.rows[row.key], arm=row.arm)
         ]
         if new:
-            folder.seconds.update(self._total(folder))
             folder.append(new)
+            self.clock.move_to(folder.seconds)
+            folder.write(self.arms, self.scorer.remarks)
         return rows
 
     def _items(
         self, folder: RunFolder, asked: Sequence[tuple[Arm, Request, Request, Material]]
-    ) -> list[_Item]:
+    ) -> list[Item]:
         """The window's items in its order, each with its prompt and the row that the folder has of it."""
         by_arm: dict[Arm, list[int]] = {}
         for place, (arm, *_) in enumerate(asked):
             by_arm.setdefault(arm, []).append(place)
-        found: dict[int, _Item] = {}
+        found: dict[int, Item] = {}
         for arm, places in by_arm.items():
             writer = self._writer(arm)
             drafts = writer.prompts([asked[i][2] for i in places], [asked[i][3] for i in places])
@@ -250,7 +239,7 @@ class _Run:
                 key = self._key(example, draft, sampling)
                 row = folder.rows.get(key) or self._blank(key, arm, example, draft)
                 metrics = wanted(task, self.settings.metrics, self.judge is not None)
-                found[place] = _Item(arm, example, task, draft, sampling, key, metrics, row)
+                found[place] = Item(arm, example, task, draft, sampling, key, metrics, row)
         return [found[place] for place in range(len(asked))]
 
     def _writer(self, arm: Arm) -> Writer:
@@ -297,84 +286,6 @@ class _Run:
             dropped=draft.dropped,
         )
 
-    def _write(self, items: Sequence[_Item]) -> None:
-        """The drafts of items that have none; all are drawn in one way."""
-        if not items:
-            return
-        with self._timed("write"):
-            answers = self.model.generate([item.draft.prompt for item in items], 1, items[0].sampling)
-        for item, [answer] in zip(items, answers, strict=True):
-            draft = finished(item.draft, answer)
-            item.row = replace(
-                item.row,
-                text=draft.text,
-                answer=item.task.parse(draft.text, item.example.options),
-                finish=draft.finish,
-                prompt_tokens=draft.prompt_tokens,
-                tokens=draft.completion_tokens,
-            )
-
-    def _score(self, items: Sequence[_Item]) -> None:
-        """How likely the real texts are."""
-        if not items:
-            return
-        golds = [item.example.gold or "" for item in items]
-        with self._timed("score"):
-            likely = self.model.score(
-                [item.draft.prompt for item in items],
-                [continuation(gold, self.model.shape) for gold in golds],
-            )
-        for item, bits in zip(items, bits_per_byte(likely, golds), strict=True):
-            item.row = replace(item.row, scores={**item.row.scores, "bits_per_byte": bits})
-
-    def _measure(self, items: Sequence[_Item]) -> None:
-        """All scores that a row lacks and that need no model."""
-        with self._timed("measure"):
-            by_task: dict[str, list[_Item]] = {}
-            for item in items:
-                if item.row.finish != "unwritten":
-                    by_task.setdefault(item.task.name, []).append(item)
-            for some in by_task.values():
-                scores = self.scorer.texts(
-                    some[0].task,
-                    [(item.example, item.row.text) for item in some],
-                    [_lacking(i) for i in some],
-                )
-                for item, found in zip(some, scores, strict=True):
-                    item.row = replace(item.row, scores={**found, **item.row.scores})
-
-    def _judged(self, judge: LanguageModel, items: Sequence[_Item], rows: Sequence[Row]) -> list[Row]:
-        """The rows with the judge's scores: of each draft alone, and against the baseline's."""
-        base = {(row.task, row.example): row for row in rows if row.arm == self.arms[0].name}
-        alone: dict[str, Case] = {}
-        duels: dict[str, Duel] = {}
-        for item, row in zip(items, rows, strict=True):
-            if row.finish == "unwritten":
-                continue
-            request = f"{item.task.instruction}\n{row.input}"
-            other = base.get((row.task, row.example))
-            if "judge" in item.metrics and "judge" not in row.scores:
-                alone[row.key] = Case(request, row.gold, row.text)
-            if "win" in item.metrics and "win" not in row.scores and other and other.finish != "unwritten":
-                duels[row.key] = Duel(request, row.gold, row.text, other.text)
-        with self._timed("judge"):
-            marks = dict(
-                zip(alone, anchored(judge, list(alone.values()), self.texts, self._remark), strict=True)
-            )
-            verdicts = dict(
-                zip(duels, pairwise(judge, list(duels.values()), self.texts, self._remark), strict=True)
-            )
-        found = []
-        for row in rows:
-            scores = dict(row.scores)
-            if row.key in marks:
-                scores["judge"] = marks[row.key]
-            if row.key in verdicts:
-                scores["win"] = verdicts[row.key].win
-                scores["flips"] = float(verdicts[row.key].flipped)
-            found.append(replace(row, scores=scores))
-        return found
-
     def _remark(self, text: str) -> None:
         """Tell a sentence once, and keep it for whoever reads the figures."""
         if text not in self.scorer.remarks:
@@ -382,32 +293,8 @@ class _Run:
             self.note(text)
 
     def _finish(self, folder: RunFolder) -> None:
-        folder.seconds.update(self._total(folder))
+        self.clock.move_to(folder.seconds)
         folder.write(self.arms, self.scorer.remarks, self.scorer.groups())
-
-    def _total(self, folder: RunFolder) -> dict[str, float]:
-        """Seconds by stage, those of earlier calls included; what was counted is not counted again."""
-        total = {stage: folder.seconds.get(stage, 0.0) + taken for stage, taken in self.seconds.items()}
-        self.seconds = {}
-        return total
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
-
-
-def _lacking(item: _Item) -> tuple[str, ...]:
-    """The scores that the item's row should have and has not; those of a judge come later."""
-    return tuple(n for n in item.metrics if n not in item.row.scores and n not in (*JUDGED, "macro_f1"))
-
-
-def _draftless(item: _Item) -> bool:
-    """Whether one of the item's metrics needs a draft, and there is none yet."""
-    return item.row.finish == "unwritten" and bool(set(item.metrics) - set(UNWRITTEN))
 
 
 def _together(requests: Sequence[Request]) -> list[Request]:

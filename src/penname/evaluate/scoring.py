@@ -10,7 +10,7 @@ from penname.errors import BadInputError, UnknownMetricError
 from penname.evaluate.answers import answer_scores
 from penname.evaluate.arms import Cast
 from penname.evaluate.authorship import Authorship
-from penname.evaluate.metrics import METRICS, Embedder, meteor_ready, text_scores
+from penname.evaluate.metrics import METRICS, Embedder, meteor_ready, similarity, text_scores
 from penname.evaluate.style import StyleSpace, minority
 from penname.methods.stepback.facts import words
 from penname.records import Request
@@ -80,17 +80,23 @@ class Scorer:
     def texts(
         self, task: Task, drafts: Sequence[tuple[Request, str]], metrics: Sequence[Sequence[str]]
     ) -> list[dict[str, float]]:
-        """The scores of texts of one task that need no model, those of `metrics` that each draft lacks."""
+        """The scores of texts of one task that need no model, those of `metrics` that a draft lacks."""
         asked = [name for name in METRICS if any(name in one for one in metrics)]
         pairs = [(text, request.gold or "") for request, text in drafts]
         if not writes(task):
             answers = [task.parse(text, request.options) for request, text in drafts]
             return answer_scores(answers, [gold.strip() for _, gold in pairs], asked, task.choices)
         # The papers of LaMP and LongLaMP compare words as they are; the others compare stems.
-        scores = text_scores(pairs, self.embedder, asked, stemmed=not task.item)
+        plain = [name for name in asked if name != "similarity"]
+        scores = text_scores(pairs, None, plain, stemmed=not task.item)
         if "style" in asked or "authorship" in asked:
             self._manner_scores(task, drafts, asked, scores)
         return scores
+
+    def similarities(self, drafts: Sequence[tuple[Request, str]]) -> list[dict[str, float]]:
+        """How near each draft comes to its real text in meaning, by the embedder."""
+        pairs = [(text, request.gold or "") for request, text in drafts]
+        return [{"similarity": value} for value in similarity(pairs, self.embedder)]
 
     def groups(self) -> dict[str, str]:
         """Whether each user writes "like most" or "unlike most", by the users' own documents."""

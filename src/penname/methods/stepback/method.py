@@ -200,7 +200,7 @@ def _store(gister: Gister, work: _Work, say: Callable[[str], None]) -> Profile:
             f"the model's description of {work.history.user!r} could not be read: "
             "the profile holds only what was measured"
         )
-    profile = make_profile(work.history.user, gist or Gist(), work.documents)
+    profile = make_profile(work.history.user, gist or Gist(), work.documents, gister.config)
     now = datetime.now(UTC)
     return work.user.add_profile(
         profile.model_copy(
@@ -215,7 +215,9 @@ def _store(gister: Gister, work: _Work, say: Callable[[str], None]) -> Profile:
     )
 
 
-def make_profile(user: str, gist: Gist, documents: Sequence[Document]) -> Profile:
+def make_profile(
+    user: str, gist: Gist, documents: Sequence[Document], config: StepBackConfig = StepBackConfig()
+) -> Profile:
     """What the model said of a writer, joined with what was measured of the documents.
 
     Where the model said nothing of a trait, the measured words stand for it.
@@ -223,7 +225,7 @@ def make_profile(user: str, gist: Gist, documents: Sequence[Document]) -> Profil
     written = [document.text for document in documents]
     facts = measure(written)
     opening, closing = habits(written)
-    openings, titles = own_words(documents, StepBackConfig())
+    openings, titles = own_words(documents, config)
     shape = [f"often opens with “{opening}”"] if opening else []
     shape += [f"often closes with “{closing}”"] if closing else []
     filled = replace(
@@ -231,7 +233,7 @@ def make_profile(user: str, gist: Gist, documents: Sequence[Document]) -> Profil
         tone="; ".join(filter(None, [gist.tone.rstrip("."), describe_manner(facts)])),
         length="; ".join(filter(None, [gist.length.rstrip("."), describe_length(facts)])),
         structure="; ".join(filter(None, [gist.structure.rstrip("."), *shape])),
-        favoured=gist.favoured or favoured_words(written, StepBackConfig().favoured),
+        favoured=gist.favoured or favoured_words(written, config.favoured),
     )
     return Profile(
         user=user,
