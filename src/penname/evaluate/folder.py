@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from penname.errors import BadInputError, PennameError
+from penname.evaluate.files import put
 from penname.evaluate.results import Arm, Results, Row, row_of
 
 _RUN, _ROWS = "run.json", "rows.jsonl"
@@ -155,17 +156,6 @@ def read_run(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInputError(f"{file} is broken: {error}") from None
     return dict(values)
-
-
-def put(path: Path, text: str) -> Path:
-    """Write a file beside its place and rename it: readers find the old one or the new one, whole."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
 
 
 def _same(path: Path, known: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -12,12 +12,11 @@ output.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from penname.errors import BadInputError
+from penname.evaluate.files import put
 from penname.tasks import task as find_task
 
 
@@ -47,19 +46,8 @@ def write_predictions(folder: str | Path, task: str, answers: Mapping[str, str])
 
 
 def _put(path: Path, text: str) -> Path:
-    """The file with that text, whole or not there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        number, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with open(number, "w", encoding="ascii") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except BaseException:
-            os.unlink(beside)
-            raise
+        return put(path, text)
     except OSError as error:
         raise BadInputError(f"predictions cannot be written to {path}: {error.strerror or error}") from None
-    return path

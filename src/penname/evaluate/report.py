@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from statistics import median
 
 from penname.errors import BadInputError
 from penname.evaluate import plots, text
+from penname.evaluate.files import put
 from penname.evaluate.metrics import METRICS
 from penname.evaluate.results import Results, Row
 from penname.evaluate.statistics import Comparison
@@ -67,7 +67,7 @@ def write_report(results: Sequence[Results] | Results, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            _put(folder / name, content)
+            put(folder / name, content)
     except OSError as error:
         raise BadInputError(
             f"cannot write the report into {folder}: {error.strerror}; name a folder that can be written"
@@ -130,15 +130,6 @@ def _subject(table: Table) -> tuple[str, str] | None:
         if pairs:
             return max(pairs, key=lambda pair: gain(metric, pair.found.mean)).arm, metric
     return None
-
-
-def _put(path: Path, content: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(content, encoding="utf-8", newline="\n")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _summary_csv(reports: Sequence[Report]) -> str:
