@@ -232,7 +232,7 @@ def test_a_file_is_put_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("penname.evaluate.folder.os.replace", full)
+    monkeypatch.setattr("penname.evaluate.files.os.replace", full)
     with pytest.raises(OSError, match="No space"):
         put(path, "new")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
