@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penname.errors import BadInputError
-from penname.evaluate.folder import load_results, open_run, put, read_run
+from penname.evaluate.files import put
+from penname.evaluate.folder import load_results, open_run, read_run
 from penname.evaluate.results import Arm, Row, row_of
 
 SETTINGS: dict[str, Any] = {"data": "club 1, test split", "model": "told", "seed": 0, "judge": None}
