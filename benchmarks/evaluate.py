@@ -68,8 +68,9 @@ class Bench:
 
     def one_by_one(self, folder: Path) -> list[dict[str, float]]:
         """The plain loop; returns the scores of each draft."""
-        cast = Cast(self.store, self.loaded.requests, self.settings.k, self.settings.seed)
-        scorer = Scorer(self.store, self.embedder, self.loaded.requests, cast)
+        pool = self.loaded.pool or self.loaded.requests
+        cast = Cast(self.store, pool, self.settings.k, self.settings.seed)
+        scorer = Scorer(self.store, self.embedder, pool, cast)
         writers = {arm.method: self._writer(arm) for arm in self.arms}
         found = []
         with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:

@@ -53,7 +53,7 @@ def test_a_stream_is_what_generate_gives_and_can_be_left_early(embedded_model: L
     assert embedded_model.generate([PROMPTS[2]], 1, GREEDY)[0][0].tokens > 0
 
 
-def test_transformers_finds_likely_what_openvino_writes(embedded_model: LanguageModel) -> None:
+def test_what_was_written_is_found_likely(embedded_model: LanguageModel) -> None:
     written = [row[0].text for row in embedded_model.generate(PROMPTS, 1, GREEDY)]
     for score in embedded_model.score(PROMPTS, written):
         assert score.per_token[0] > -4  # the likeliest of 49,152 tokens
@@ -72,6 +72,22 @@ def test_transformers_writes_the_same_greedy_text_from_the_converted_weights(
     assert folder.is_relative_to(paths.cache_dir())
     assert (folder / "model.safetensors").is_file()
     assert [file for file in folder.parent.iterdir() if file.name.startswith(".")] == []
+
+
+def test_scores_are_those_of_transformers_whatever_was_read_before(embedded_model: LanguageModel) -> None:
+    whole_blocks = LONG
+    while embedded_model.count(whole_blocks) % 32:  # what OpenVINO keeps then ends where the answer begins
+        whole_blocks = whole_blocks[:-1]
+    prompts = [LONG, f"{LONG}Review: It was awful.\nStars:", whole_blocks, "", PROMPTS[0]]
+    texts = [" Review: I liked it.", " 1", " and so on, and so on", "Once upon a time", ""]
+    embedded_model.generate(prompts, 1, GREEDY)
+    folder = gguf.weights_folder(gguf.find("smollm2-135m"))
+    peer = load_model(ModelConfig(str(folder), shape="completion", dtype="float32"))
+    wanted = peer.score(prompts, texts)
+    for _ in range(2):  # the second time all has been read, answers too
+        for ours, theirs in zip(embedded_model.score(prompts, texts), wanted, strict=True):
+            assert ours.tokens == theirs.tokens
+            np.testing.assert_allclose(ours.per_token, theirs.per_token, atol=0.05)
 
 
 def test_what_exceeds_the_context_is_refused() -> None:

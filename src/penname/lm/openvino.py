@@ -147,8 +147,10 @@ class OpenVINOWriter:
     def _echoed(self, handle: Any, completion: Sequence[int]) -> list[float] | None:
         with self._lock:
             [output] = handle.read_all()
-        told = output.generated_log_probs[:-1]  # the last is of the token that was written
-        return [float(each) for each in told[-len(completion) :]] if len(told) >= len(completion) else None
+        told, ids = output.generated_log_probs[:-1], output.generated_ids[:-1]  # without what was written
+        if len(told) < len(completion) or list(ids[-len(completion) :]) != list(completion):
+            return None
+        return [float(each) for each in told[-len(completion) :]]
 
     def _pieces(self, job: _Job, sampling: Sampling) -> Iterator[str]:
         shown = 0
