@@ -16,7 +16,7 @@ from penname.evaluate.arms import plan
 from penname.evaluate.benchmarks import Loaded
 from penname.evaluate.results import Results
 from penname.evaluate.run import Settings, evaluate
-from penname.lm.base import Generation, Sampling, Score
+from penname.lm.base import Generation, Prefix, Sampling, Score
 from penname.records import Authored, Document, Prompt, Request
 from penname.store import Store
 
@@ -48,15 +48,24 @@ class CountingModel(ToldModel):
         return len(self.asked) + len(self.scored)
 
     def generate(
-        self, prompts: Sequence[Prompt], n: int = 1, sampling: Sampling = Sampling()
+        self,
+        prompts: Sequence[Prompt],
+        n: int = 1,
+        sampling: Sampling = Sampling(),
+        prefixes: Sequence[Prefix | None] | None = None,
     ) -> list[list[Generation]]:
         if self.breaks_after is not None and len(self.asked) + len(prompts) > self.breaks_after:
             raise KeyboardInterrupt
-        return super().generate(prompts, n, sampling)
+        return super().generate(prompts, n, sampling, prefixes)
 
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Score]:
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        prefixes: Sequence[Prefix | None] | None = None,
+    ) -> list[Score]:
         self.scored.extend(flat(prompt) for prompt in prompts)
-        return super().score(prompts, completions)
+        return super().score(prompts, completions, prefixes)
 
 
 class Judge(ToldModel):

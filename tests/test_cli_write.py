@@ -11,8 +11,12 @@ from cli_helpers import Cli
 from models import ToldModel
 from penname.cli import write as command
 from penname.errors import StreamCutError
+from penname.methods.prlhf.method import Personal
+from penname.methods.prlhf.soft import SoftTable
+from penname.methods.prlhf.table import UserTable
 from penname.records import Authored, Document
 from penname.store import Store
+from trained_runs import ROWS, WIDTH, rows
 
 
 @pytest.fixture
@@ -251,3 +255,44 @@ def test_an_option_that_would_do_nothing_is_refused(cli: Cli, option: tuple[str,
 def test_a_request_that_is_no_text_is_refused(cli: Cli) -> None:
     assert "NUL" in cli("write", "--user", "ann", "-", stdin="a\x00b").err
     assert "surrogate" in cli("write", "--user", "ann", "a\udcff").err
+
+
+def test_a_trained_run_writes_and_says_whom_it_does_not_know(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    shape = (ROWS, WIDTH)
+    UserTable.create(run, {"generic": rows(0, *shape)}, [("ann", rows(1, *shape), 2)], shape).close()
+    told = ToldModel(lambda _: "A draft of the run's.")
+    monkeypatch.setattr(
+        "penname.methods.prlhf.method.open_personal",
+        lambda folder, base=None: Personal(folder, told, SoftTable("individual", UserTable.open(folder))),
+    )
+    known = cli("write", "--user", "ann", "--method", f"p-dpo:{run}", "About tea")
+    assert (known.status, known.out, known.err) == (0, "A draft of the run's.\n", "")
+    for more in ((), ("--explain",)):
+        unknown = cli("write", "--user", "bob", "--method", f"p-dpo:{run}", "About tea", *more)
+        assert "does not know 'bob'; the generic user stands in" in unknown.err
+    assert cli("write", "--user", "new", "--method", f"p-dpo:{run}", "Tea", terminal=True).status == 0
+    assert len(told.asked) == len(set(told.prefixed)) + 2 == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "said"),
+    [
+        ("p-dpo:nowhere", 1, "no result of training at nowhere"),
+        ("step-back:nowhere", 1, "takes no name after a colon"),
+        ("step-back", 2, "has no p-rm"),
+    ],
+)
+def test_what_cannot_write_is_refused(cli: Cli, method: str, status: int, said: str) -> None:
+    options = ["--candidates", "3"] if status == 2 else []
+    refused = cli("write", "--user", "ann", "--method", method, *options, "About tea")
+    assert (refused.status, refused.out) == (status, "")
+    assert said in " ".join(refused.err.split())
+
+
+def test_the_retriever_that_the_method_names_is_used(cli: Cli) -> None:
+    named = cli("write", "--user", "ann", "--method", "retrieval:recency", "--k", "1", "--json", "No kettle")
+    assert named.rows[0]["documents"][0]["document"]["id"] == "ann2"

@@ -44,12 +44,25 @@ def test_a_newer_file_is_refused_untouched(tmp_path: Path) -> None:
     file = stores.fresh("sqlite", tmp_path)
     with contextlib.closing(sqlite3.connect(file)) as raw, raw:
         raw.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
-    with pytest.raises(StoreSchemaError, match=r"newer penname \(schema 9999; this one knows 0001\)"):
+    with pytest.raises(StoreSchemaError, match=rf"newer penname \(schema 9999; this one knows {HEAD}\)"):
         Store(file)
     with Store(file, check=False) as store:
         assert store.schema == Schema("9999", HEAD)
         with pytest.raises(StoreSchemaError, match="newer penname"):
             store.upgrade()
+
+
+def test_a_file_of_the_first_schema_is_brought_up_to_date_with_all_that_it_holds(tmp_path: Path) -> None:
+    file = stores.fresh("sqlite", tmp_path)
+    with Store(file) as store:
+        store.add_user("ann", "Ann")
+    with contextlib.closing(sqlite3.connect(file)) as raw, raw:
+        raw.execute("DROP TABLE trained")
+        raw.execute(f"UPDATE {VERSION_TABLE} SET version_num = '0001'")
+    with Store(file) as store:
+        assert store.schema == Schema(HEAD, HEAD)
+        assert store.user("ann").name == "Ann"
+        assert store.trained() == []
 
 
 def test_another_programs_file_is_refused_untouched(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from penname.errors import (
 )
 from penname.records import Authored, Document
 from penname.store import Schema, Store
+from penname.store.schema import HEAD
 
 
 @pytest.fixture
@@ -38,10 +39,10 @@ def test_a_database_without_tables_asks_for_an_upgrade(url: str) -> None:
     with pytest.raises(StoreSchemaError, match=r"no tables of penname yet .* run `penname db upgrade`"):
         Store(url)
     with Store(url, check=False) as store:
-        assert store.schema == Schema(None, "0001")
+        assert store.schema == Schema(None, HEAD)
         with pytest.raises(StoreSchemaError, match=r"tables are missing .* run `penname db upgrade`"):
             store.n_users  # noqa: B018
-        assert store.upgrade() == Schema("0001", "0001")
+        assert store.upgrade() == Schema(HEAD, HEAD)
     with Store(url) as store:
         assert store.n_users == 0
 

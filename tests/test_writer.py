@@ -150,7 +150,7 @@ def test_a_text_is_the_answer_alone_streamed_or_not(store: Store, task: str, num
     expected = CLEAN[task][number]
     assert writer.write(asked).text == expected
     assert "".join(writer.stream(asked)) == expected
-    model.stream = lambda prompt, sampling: iter(ANSWERS[number])  # type: ignore[assignment, method-assign]
+    model.stream = lambda prompt, sampling, prefix: iter(ANSWERS[number])  # type: ignore[assignment, method-assign]
     assert "".join(writer.stream(asked)) == expected
 
 
@@ -178,7 +178,7 @@ def test_method_names() -> None:
         stages("step-back+retrieval:recent")
     with pytest.raises(UnknownRetrieverError, match="there are lexical"):
         stages("retrieval:")
-    with pytest.raises(BadInputError, match="only 'retrieval' takes a name"):
+    with pytest.raises(BadInputError, match="'step-back' takes no name"):
         stages("step-back:dense")
     for bad in ("none+retrieval", "retrieval+retrieval", "retrieval:dense+retrieval:recency"):
         with pytest.raises(BadInputError, match="each stage once"):

@@ -24,6 +24,7 @@
     │   └── StoreSchemaError     made by a newer version, or needs `penname db upgrade`
     ├── ModelError               a language model or embedder
     │   ├── ModelNotFoundError   no such model, or the folder holds none
+    │   ├── TrainedError         a result of training cannot be used: missing, cut short, of another model
     │   └── ServerError          a remote model server
     │       ├── ServerUnreachableError
     │       ├── ServerRefusedError      it answered, and said no (401, 404, 400 …)
@@ -170,6 +171,10 @@ class ModelError(PennameError):
 
 class ModelNotFoundError(ModelError):
     """No such model, or the folder that was named holds none."""
+
+
+class TrainedError(ModelError):
+    """A result of training cannot be used: it is missing, cut short, or made for something else."""
 
 
 class ServerError(ModelError):

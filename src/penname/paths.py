@@ -26,3 +26,8 @@ def cache_dir() -> Path:
 def default_db() -> str:
     """The store that commands use when none is named: `PENNAME_DB`, or `penname.db` in `data_dir()`."""
     return os.environ.get("PENNAME_DB") or str(data_dir() / "penname.db")
+
+
+def trained_dir(method: str) -> Path:
+    """Where `penname train METHOD` writes when no folder is named, and what the bare method's name means."""
+    return data_dir() / "trained" / method

@@ -282,6 +282,7 @@ class Draft(Record):
     documents: tuple[Hit, ...] = ()
     prompt: Prompt = ""
     dropped: tuple[str, ...] = ()  # what did not fit into the context, in words
+    notes: tuple[str, ...] = ()  # what else was not as the method's name says, in words
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: dict[str, float] = Field(default_factory=dict)  # by stage: retrieve, profile, write

@@ -4,73 +4,53 @@
     draft = writer.write(Request(task="email", input="Moving the deadline", users=("alice",)))
 
 A method is a stack of stages joined by `+`: `none`, `retrieval`, `step-back`, `step-back+retrieval`; a
-retriever may be named, as in `retrieval:dense`. All requests of a call go through each stage together, so the
-model sees full batches.
+retriever may be named, as in `retrieval:dense`. `p-dpo` writes with the model of a trained run, after the
+user's soft prompt, and `p-rm` keeps the best of several drafts; a colon names the run, as in
+`step-back+p-dpo:DIR`. All requests of a call go through each stage together, so the model sees full batches.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from penname.errors import BadInputError, EmptyHistoryError, UnknownMethodError, UnknownRetrieverError
-from penname.lm.base import Generation, LanguageModel, Sampling
+from penname.errors import BadInputError, EmptyHistoryError
+from penname.lm.base import LanguageModel, Sampling
+from penname.methods.pen import Pen, cleaned, written
+from penname.methods.stages import STAGES, reads_history, run_folder, stages
 from penname.methods.stepback import History, profile_histories
 from penname.records import Draft, Hit, Profile, Request
-from penname.retrieve import RETRIEVERS, retriever
+from penname.retrieve import retriever
 from penname.store import Store
 from penname.tasks import PromptTexts, Task, build_prompt
 from penname.tasks import task as find_task
 
 if TYPE_CHECKING:
+    from penname.methods.prlhf.method import Personal
+    from penname.methods.prlhf.rerank import Reward
     from penname.retrieve.base import Retriever
 
-_THINKS, _THOUGHT = "<think>", "</think>"
+__all__ = ["STAGES", "Material", "Writer", "stages"]
 
-STAGES = {
-    "none": "the request alone",
-    "retrieval": "with the documents of the history that matter most now, as examples",
-    "step-back": "with the profile distilled from the history",
-}
 DEFAULT_METHOD = "step-back+retrieval"
 DEFAULT_K = 5  # documents of each author (arXiv 2406.14275, section 3.3)
-
-
-def stages(method: str) -> dict[str, str]:
-    """The stages of a method's name, each with what stands behind its colon, or "".
-
-    Raises:
-        UnknownMethodError: a part of the name is no stage; the message offers the nearest.
-        UnknownRetrieverError: `retrieval:` names no retriever.
-        BadInputError: a stage stands twice, `none` beside another, or a colon after another stage.
-    """
-    parts = [part.partition(":") for part in method.split("+")]
-    for stage, colon, named in parts:
-        if stage not in STAGES:
-            raise UnknownMethodError(stage, STAGES)
-        if colon and stage != "retrieval":
-            raise BadInputError(f"method {method!r}: only 'retrieval' takes a name after a colon")
-        if colon and named not in RETRIEVERS:
-            raise UnknownRetrieverError(named, RETRIEVERS)
-    found = {stage: named for stage, _, named in parts}
-    if len(found) != len(parts) or ("none" in found and len(parts) > 1):
-        raise BadInputError(f"method {method!r}: each stage once, and 'none' alone")
-    found.pop("none", None)
-    return found
+DEFAULT_CANDIDATES = 4  # drafts that `p-rm` chooses from
 
 
 @dataclass(frozen=True)
 class Material:
     """What stands in for an author's own material: evaluations compare with it, nothing else uses it.
 
-    `profiles_of` are the users whose profiles stand in for the authors' own, in their order; `examples` are
-    shown whatever the method, the best first.
+    `profiles_of` are the users whose profiles stand in for the authors' own, in their order, and `vectors_of`
+    those whose trained vectors do; `examples` are shown whatever the method, the best first.
     """
 
     profiles_of: tuple[str, ...] | None = None
     examples: tuple[Hit, ...] = ()
+    vectors_of: tuple[str, ...] | None = None
 
 
 @dataclass
@@ -81,7 +61,8 @@ class _Item:
     task: Task
     material: Material
     authors: list[str]  # those whose history may be used, in author order
-    notes: list[str]
+    left_out: list[str]
+    pen: Pen
     hits: list[list[Hit]] = field(default_factory=list)  # by author
     profiles: list[Profile] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -98,11 +79,14 @@ class Writer:
         texts: the prompt texts; penname's own, or those of PENNAME_PROMPTS, where None.
         temperature: 0 is greedy.
         max_tokens: of a draft; the task's own limit where None.
+        candidates: drafts that `p-rm` chooses from.
+        personal, reward: the runs of `p-dpo` and `p-rm`, where they are open already.
         note: called with a sentence where something is worth saying.
 
     Raises:
         UnknownMethodError, UnknownRetrieverError: the method names what is not there.
-        BadInputError: `k` or `max_tokens` below 1, or a negative temperature.
+        BadInputError: `k` or `max_tokens` below 1, a negative temperature, or candidates that would be alike.
+        TrainedError: the run that the method names cannot be used.
     """
 
     def __init__(
@@ -117,6 +101,9 @@ class Writer:
         temperature: float = 0.7,
         max_tokens: int | None = None,
         seed: int = 0,
+        candidates: int = DEFAULT_CANDIDATES,
+        personal: Personal | None = None,
+        reward: Reward | None = None,
         note: Callable[[str], None] | None = None,
     ) -> None:
         if k < 1 or (max_tokens is not None and max_tokens < 1) or temperature < 0:
@@ -135,6 +122,34 @@ class Writer:
         self.max_tokens = max_tokens
         self.seed = seed
         self.note = note
+        self.reads_history = reads_history(method)
+        self._open_trained(personal, reward)
+        self.candidates = candidates if "p-rm" in self.stages else 1
+        if self.candidates < 1 or (self.candidates > 1 and temperature == 0):
+            raise BadInputError(
+                f"method {method!r}: {candidates} candidates at the temperature {temperature}; p-rm needs 1 "
+                "or more, and a temperature above 0, or else they would be all the same"
+            )
+
+    def _open_trained(self, personal: Personal | None, reward: Reward | None) -> None:
+        self.personal = personal if "p-dpo" in self.stages else None
+        self.reward = reward if "p-rm" in self.stages else None
+        if "p-dpo" in self.stages and personal is None:
+            self.personal = _open_personal(run_folder("p-dpo", self.stages["p-dpo"]), self.model)
+        if "p-rm" in self.stages and reward is None:
+            from penname.methods.prlhf.reward import open_reward
+
+            self.reward = open_reward(run_folder("p-rm", self.stages["p-rm"]))
+
+    def knows(self, user: str) -> bool:
+        """Whether the method's trained runs have a part of this user's own."""
+        personal = self.personal is None or not self.personal.has_users or self.personal.knows(user)
+        return personal and (self.reward is None or self.reward.knows(user))
+
+    @property
+    def writes(self) -> LanguageModel:
+        """The model that writes the drafts: the trained run's with `p-dpo`. `model` makes the profiles."""
+        return self.model if self.personal is None else self.personal.model
 
     def write(self, request: Request) -> Draft:
         """The draft for one request. Raises as `write_many` does."""
@@ -149,29 +164,35 @@ class Writer:
             PromptTooLongError: a request alone exceeds the model's context.
         """
         drafts = self.prompts(requests)
+        pens = [self.pen(request) for request in requests]
         by_sampling: dict[Sampling, list[int]] = {}
         for number, draft in enumerate(drafts):
             by_sampling.setdefault(self.sampling(find_task(draft.request.task)), []).append(number)
         for sampling, numbers in by_sampling.items():
             started = time.perf_counter()
-            answers = self.model.generate([drafts[number].prompt for number in numbers], 1, sampling)
+            done = written([drafts[i] for i in numbers], [pens[i] for i in numbers], sampling)
             took = time.perf_counter() - started
-            for number, [answer] in zip(numbers, answers, strict=True):
-                seconds = {**drafts[number].seconds, "write": took}
-                drafts[number] = finished(drafts[number], answer).model_copy(update={"seconds": seconds})
+            for number, draft in zip(numbers, done, strict=True):
+                seconds = {**draft.seconds, "write": took}
+                drafts[number] = draft.model_copy(update={"seconds": seconds})
         return drafts
 
     def stream(self, request: Request) -> Iterator[str]:
         """The text of one draft as it is written, piece by piece; what did not fit is told to `note`.
 
-        Raises as `write_many` does.
+        With `p-rm` it comes at once when it is chosen. Raises as `write_many` does.
         """
         [draft] = self.prompts([request])
-        if self.note:
-            for left_out in draft.dropped:
-                self.note(f"left out: {left_out}")
-        task = find_task(request.task)
-        yield from _cleaned(self.model.stream(draft.prompt, self.sampling(task)), task.one_line)
+        for said in (*draft.notes, *(f"left out: {left_out}" for left_out in draft.dropped)):
+            if self.note:
+                self.note(said)
+        task, pen = find_task(request.task), self.pen(request)
+        sampling = self.sampling(task)
+        if pen.reward is not None:
+            [draft] = written([draft], [pen], sampling)
+            yield from [draft.text] if draft.text else []
+            return
+        yield from cleaned(pen.model.stream(draft.prompt, sampling, pen.prefix), task.one_line)
 
     def prompts(
         self, requests: Sequence[Request], materials: Sequence[Material] | None = None
@@ -190,21 +211,31 @@ class Writer:
             self._timed("profile", items, self._profile)
         return [self._built(item) for item in items]
 
+    def pen(self, request: Request, material: Material = Material()) -> Pen:
+        """What writes the draft for a request."""
+        users = material.vectors_of or request.users
+        prefix = None if self.personal is None else self.personal.prefix(*users)
+        if self.reward is None:
+            return Pen(self.writes, prefix)
+        return Pen(self.writes, prefix, self.reward, self.candidates, users)
+
     def _open(self, requests: Sequence[Request], materials: Sequence[Material]) -> list[_Item]:
         """Each request with its task and those of its authors that have a history, where one is needed."""
         known: dict[History, bool] = {}
         items = []
         for request, material in zip(requests, materials, strict=True):
-            item = _Item(request, find_task(request.task), material, [], [])
+            item = _Item(request, find_task(request.task), material, [], [], self.pen(request, material))
             item.hits = [[hit] for hit in material.examples]
             for history in _histories(request, request.users):
                 if history not in known:
                     user = self.store.user(history.user)  # unknown users are an error for every method
-                    known[history] = not self.stages or user.has_documents(history.before, history.exclude)
+                    known[history] = not self.reads_history or user.has_documents(
+                        history.before, history.exclude
+                    )
                 if known[history]:
                     item.authors.append(history.user)
                 else:
-                    item.notes.append(f"{history.user!r} has no documents that may be used")
+                    item.left_out.append(f"{history.user!r} has no documents that may be used")
             if not item.authors:
                 raise EmptyHistoryError(_no_history(request))
             items.append(item)
@@ -231,7 +262,7 @@ class Writer:
                 break
             wanted *= 4
         if not shown:
-            item.notes.append(f"{user!r} has no document that shows the task {item.task.name!r} done")
+            item.left_out.append(f"{user!r} has no document that shows the task {item.task.name!r} done")
         return shown[: self.k]
 
     def _profile(self, items: Sequence[_Item]) -> None:
@@ -254,49 +285,69 @@ class Writer:
 
     def _built(self, item: _Item) -> Draft:
         sampling = self.sampling(item.task)
+        taken = 0 if item.pen.prefix is None else len(item.pen.prefix.rows)
         built = build_prompt(
             item.task,
             item.request,
-            shape=self.model.shape,
+            shape=self.writes.shape,
             texts=self.texts,
             profiles=item.profiles,
             hits=item.hits,
-            count=self.model.count,
-            room=self.model.context - sampling.max_tokens,
+            count=self.writes.count,
+            room=self.writes.context - sampling.max_tokens - taken,
         )
         return Draft(
             text="",
             request=item.request,
             method=self.method,
-            model=self.model.name,
+            model=self.writes.name,
             finish="stop",
             profiles=built.profiles,
             documents=built.hits,
             prompt=built.prompt,
-            dropped=(*item.notes, *built.dropped),
+            dropped=(*item.left_out, *built.dropped),
+            notes=tuple(self._notes(item)),
             seconds=item.seconds,
             seed=self.seed,
         )
+
+    def _notes(self, item: _Item) -> Iterator[str]:
+        """What the trained stages could not do as their names say."""
+        users = item.material.vectors_of or item.request.users
+        if item.pen.prefix is not None and len(users) > 1:
+            yield f"p-dpo: the soft prompt is the mean of the {len(users)} authors'"
+        knowing: dict[str, Callable[[str], bool]] = {}
+        if self.personal is not None and item.pen.prefix is not None:
+            knowing["p-dpo"] = self.personal.knows
+        if self.reward is not None:
+            knowing["p-rm"] = self.reward.knows
+        for stage, knows in knowing.items():
+            for user in users:
+                if not knows(user):
+                    yield f"{stage}: the run does not know {user!r}; the generic user stands in"
 
     def sampling(self, task: Task) -> Sampling:
         """How the model draws a text of this task."""
         return Sampling(
             max_tokens=self.max_tokens or task.max_tokens,
             temperature=self.temperature,
-            stop=task.stop() if self.model.shape == "completion" else (),
+            stop=task.stop() if self.writes.shape == "completion" else (),
             seed=self.seed,
         )
 
 
-def finished(draft: Draft, answer: Generation) -> Draft:
-    """`draft` with what the model wrote."""
-    update = {
-        "text": "".join(_cleaned([answer.text], find_task(draft.request.task).one_line)),
-        "finish": answer.finish,
-        "prompt_tokens": answer.prompt_tokens,
-        "completion_tokens": answer.tokens,
-    }
-    return draft.model_copy(update=update)
+def _open_personal(folder: Path, model: LanguageModel) -> Personal:
+    """The run, over `model`'s own files and settings where `model` is the run's base: they may have moved."""
+    from penname.lm import ModelConfig
+    from penname.methods.prlhf.method import base_fingerprint, open_personal
+    from penname.train.folder import open_trained
+
+    config = getattr(model, "config", None)  # what runs here has one
+    if isinstance(config, ModelConfig):
+        bare = replace(config, adapter=None)
+        if base_fingerprint(bare) == open_trained(folder, "p-dpo").model_fingerprint:
+            return open_personal(folder, bare)
+    return open_personal(folder)
 
 
 def _histories(request: Request, users: Sequence[str]) -> list[History]:
@@ -310,29 +361,3 @@ def _no_history(request: Request) -> str:
         f"no documents of {who}{when} may be used: import some with `penname import`, "
         "or write without a history (--method none)"
     )
-
-
-def _cleaned(pieces: Iterable[str], one_line: bool) -> Iterator[str]:
-    """The answer alone, piece by piece: no blanks around it, nothing of a reasoning model's thinking aloud
-    before it, and its first line where the task wants one."""
-    held = ""  # what cannot be shown yet, or never
-    shown = False
-    for piece in pieces:
-        held += piece
-        while not shown:
-            held = held.lstrip()
-            if not held.startswith(_THINKS) or _THOUGHT not in held:
-                break
-            held = held.partition(_THOUGHT)[2]
-        if not shown and (_THINKS.startswith(held) or held.startswith(_THINKS)):
-            continue
-        first, line_end, _ = held.partition("\n")
-        if one_line and line_end:
-            yield first.rstrip()
-            return
-        if ready := held.rstrip():
-            yield ready
-            shown = True
-            held = held[len(ready) :]
-    if not shown and held and not held.startswith(_THINKS):
-        yield held.rstrip()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from penname.cli import data, demo, evaluate, importer, profile, setup, write
+from penname.cli import data, demo, evaluate, importer, prefer, profile, setup, train, trained, write
 
 app = typer.Typer(
     name="penname",
@@ -50,6 +50,10 @@ app.command("import")(importer.import_command)
 app.command("users")(data.users)
 app.command("show")(data.show)
 app.command("profile")(profile.profile)
+app.command("prefer")(prefer.prefer)
+app.add_typer(train.train_app, name="train")
+app.command("adapt")(trained.adapt)
+app.command("score")(trained.score)
 app.command("write")(write.write)
 app.command("tasks")(write.tasks)
 app.command("evaluate")(evaluate.evaluate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,7 @@ from penname.errors import BadInputError, UnknownUserError
 
 if TYPE_CHECKING:
     from penname.records import Document
-    from penname.store import Span, Store
+    from penname.store import Span, Store, UserStore
 
 
 def users(
@@ -115,31 +115,52 @@ def export(
 
 def erase(
     user: UserArgument,
+    trained: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--trained",
+            metavar="DIR",
+            help="Erase the user's row in this run's table too; again for more. Runs that were trained from "
+            "the store are known.",
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     db: Db = None,
     json: Json = False,
 ) -> None:
     """Erase everything of a user, for good, and tell how much it was.
 
-    Asks first, unless --yes. What was exported or copied elsewhere is not touched.
+    Asks first, unless --yes. The user's rows in trained tables go too; models whose shared weights were
+    trained on the user's data are named. What was exported or copied elsewhere is not touched.
 
     Example: penname erase alice --yes
     """
+    from penname.methods.prlhf.erase import forget
+
     with open_store(db) as store:
-        found = store.user(user)
+        found = _to_erase(store, user, trained or [])
         if not yes:
-            held = f"{plural(found.count, 'document')} and all that was made of them"
+            held = "the rows in the tables that you named"
+            if found is not None:
+                held = f"{plural(found.count, 'document')} and all that was made of them"
             if not confirmed(f"Erase {line(user)}: {held}, for good?"):
                 note("nothing was erased")
                 raise typer.Exit(1)
-        erased = found.erase()
+        forgotten = forget(store, user, trained or [])
+        erased = asdict(found.erase()) if found is not None else {}
     if json:
-        say_json({"user": user, **asdict(erased)})
+        paths = {name: [str(path) for path in each] for name, each in asdict(forgotten).items()}
+        say_json({"user": user, **erased, "trained": paths})
         return
-    say(
-        f"erased {user}: "
-        + ", ".join(plural(n, name.removesuffix("s")) for name, n in asdict(erased).items())
-    )
+    counts = [plural(n, name.removesuffix("s")) for name, n in erased.items()]
+    rows = plural(len(forgotten.rows), "row in trained tables", "rows in trained tables")
+    say(f"erased {user}: {', '.join([*counts, rows])}")
+    if forgotten.weights:
+        say("trained on the user's data, in weights that all users share; only training anew takes it out:")
+        for folder in forgotten.weights:
+            say(f"  {folder}")
+    for folder in forgotten.gone:
+        note(f"{folder}: trained from this store, and not there any more; passed over")
 
 
 def upgrade(db: Db = None, json: Json = False) -> None:
@@ -161,6 +182,18 @@ def upgrade(db: Db = None, json: Json = False) -> None:
         say(f"{where}: schema {schema.current} is the newest; nothing to do")
     else:
         say(f"{where}: upgraded from {before or 'nothing'} to schema {schema.current}")
+
+
+def _to_erase(store: Store, user: str, trained: Sequence[Path]) -> UserStore | None:
+    """The user's part of the store; None where only the tables of `trained` know the user."""
+    from penname.methods.prlhf.erase import knows
+
+    try:
+        return store.user(user)
+    except UnknownUserError:
+        if any(knows(folder, user) for folder in trained):
+            return None
+        raise
 
 
 def _cell(value: object) -> object:

@@ -10,6 +10,7 @@ import typer
 
 from penname.cli.options import Db, Model, Prompts, open_model
 from penname.cli.output import note, plural, progress, say
+from penname.cli.preferences import PREFERENCES, check_folder, check_options, order, print_shares
 from penname.errors import BadInputError, UnknownBenchmarkError
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def evaluate(
         str,
         typer.Argument(
             metavar="BENCHMARK",
-            help="proposals, lamp, longlamp, psw, personamem, sample, or store: your own requests.",
+            help="proposals, lamp, longlamp, psw, personamem, sample, store (your own requests), or "
+            "preferences: held-out pairs put in order.",
         ),
     ],
     tasks: Annotated[
@@ -47,9 +49,10 @@ def evaluate(
             "--method",
             "-m",
             metavar="METHOD",
-            help="none, in-context, retrieval[:NAME], step-back, or some joined by +; again for more. The "
-            "first is what the others are compared with. Default: none, retrieval, step-back, and the last "
-            "two joined.",
+            help="none, in-context, retrieval[:NAME], step-back, p-dpo[:DIR], p-rm[:DIR], or some joined "
+            "by +; again for more. The first is what the others are compared with. Default: none, "
+            "retrieval, step-back, and the last two joined. Of preferences: none, none:total, "
+            "preferences-in-context, p-dpo[:DIR], p-rm[:DIR], one-per-user:DIR.",
         ),
     ] = None,
     users: Annotated[
@@ -78,8 +81,20 @@ def evaluate(
         bool, typer.Option("--force-judge", help="Go on with a judge that gave a reward in training; marked.")
     ] = False,
     data: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="PATH", help="The benchmark's files; default: from PENNAME_DATA."),
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="PATH",
+            help="The benchmark's files; default: from PENNAME_DATA. Of preferences: FILE or DB.",
+        ),
+    ] = None,
+    history: Annotated[
+        str | None,
+        typer.Option(
+            "--history",
+            metavar="FILE|DB",
+            help="Of preferences: those that are known before, for preferences-in-context.",
+        ),
     ] = None,
     split: Annotated[
         str | None, typer.Option("--split", metavar="NAME", help="Of the benchmark; default: its first.")
@@ -91,7 +106,10 @@ def evaluate(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Where results go; a run that is there goes on.")
     ] = Path("penname-run"),
-    k: Annotated[int, typer.Option("--k", min=1, metavar="N", help="Documents of each author shown.")] = 3,
+    k: Annotated[
+        int,
+        typer.Option("--k", min=1, metavar="N", help="Documents (or preferences) of each author shown."),
+    ] = 3,
     temperature: Annotated[
         float, typer.Option("--temperature", min=0, metavar="T", help="0: always the likeliest word.")
     ] = 0.7,
@@ -116,12 +134,34 @@ def evaluate(
 
     Example: penname evaluate proposals --task P-4 --method none --method step-back --control swap-user
     """
+    from penname.evaluate.trackers import log
+
+    check_options(context, benchmark)
+    if benchmark == PREFERENCES:
+        if data is None:
+            raise BadInputError("preferences needs the held-out pairs: name their file or store with --data")
+        found = order(
+            data,
+            history,
+            tasks or [],
+            methods or ["none"],
+            controls or [],
+            limit,
+            out,
+            k,
+            seed,
+            model,
+            prompts,
+        )
+        log(found, mlflow=mlflow, tensorboard=tensorboard, trackio=trackio)
+        print_report([found], out)
+        print_shares(found)
+        return
     from penname.evaluate.arms import plan
     from penname.evaluate.benchmarks import load
     from penname.evaluate.official import write_predictions
     from penname.evaluate.run import Settings
     from penname.evaluate.run import evaluate as run
-    from penname.evaluate.trackers import log
     from penname.lm import load_embedder, load_model
     from penname.store import Store
     from penname.tasks import PromptTexts
@@ -140,7 +180,14 @@ def evaluate(
     with Store(place, create=benchmark != "store") as store:
         with progress("reading the benchmark"):
             loaded = load(
-                benchmark, store, data=data, split=split, tasks=tasks or (), limit=limit, seed=seed, note=note
+                benchmark,
+                store,
+                data=Path(data) if data else None,
+                split=split,
+                tasks=tasks or (),
+                limit=limit,
+                seed=seed,
+                note=note,
             )
         examples = plural(len(loaded.requests), "example")
         note(f"{loaded.data}: {examples}, {plural(len(arms), 'way')} of writing; results in {out}")
@@ -226,18 +273,14 @@ def _folder(out: Path, benchmark: str) -> None:
         BadInputError: the folder cannot be made, or is another benchmark's.
     """
     from penname.evaluate.benchmarks import BENCHMARKS
-    from penname.evaluate.folder import read_run
 
     if benchmark not in BENCHMARKS:
-        raise UnknownBenchmarkError(benchmark, BENCHMARKS)
+        raise UnknownBenchmarkError(benchmark, [*BENCHMARKS, PREFERENCES])
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInputError(f"cannot write results into {out}: {error.strerror}") from error
-    if (out / "run.json").exists():
-        held = read_run(out)["settings"]["data"]
-        if held.split()[0] != benchmark:
-            raise BadInputError(f"{out} holds results of {held}: name another --out")
+    check_folder(out, benchmark)
 
 
 def _judge_remark(judge: str, model: str | None, force: bool) -> tuple[str, ...]:

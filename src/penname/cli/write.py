@@ -37,7 +37,11 @@ def write(
     ] = "write",
     method: Annotated[
         str,
-        typer.Option("--method", metavar="METHOD", help="none, retrieval, step-back, or two joined by +."),
+        typer.Option(
+            "--method",
+            metavar="METHOD",
+            help="none, retrieval[:NAME], step-back, p-dpo[:DIR], p-rm[:DIR], or some joined by +.",
+        ),
     ] = "step-back+retrieval",
     k: Annotated[
         int | None,
@@ -48,6 +52,10 @@ def write(
         typer.Option(
             "--retriever", metavar="NAME", help="lexical (the default), dense, fusion, recency or random."
         ),
+    ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option("--candidates", min=1, metavar="N", help="Drafts that p-rm chooses from; default: 4."),
     ] = None,
     before: Annotated[
         str | None,
@@ -80,17 +88,16 @@ def write(
     """
     from penname.retrieve import retriever as find_retriever
     from penname.tasks import PromptTexts
-    from penname.writer import DEFAULT_K, Writer, stages
+    from penname.writer import DEFAULT_CANDIDATES, DEFAULT_K, Writer
 
-    if (k or retriever) and "retrieval" not in stages(method):
-        raise typer.BadParameter(f"method {method!r} retrieves nothing", param_hint="--k, --retriever")
+    _check_options(method, k, retriever, candidates)
     if not math.isfinite(temperature):
         raise typer.BadParameter("it must be a finite number", param_hint="--temperature")
     request = _request(text, users, task, before)
     texts = PromptTexts.load(prompts)
     with open_store(db) as store:
         _check_known(store, request)
-        search = find_retriever(retriever or "lexical", seed)
+        search = find_retriever(retriever, seed) if retriever else None  # else the one the method names
         writer = Writer(
             store,
             open_model(model),
@@ -101,6 +108,7 @@ def write(
             temperature=temperature,
             max_tokens=max_tokens,
             seed=seed,
+            candidates=candidates or DEFAULT_CANDIDATES,
             note=note,
         )
         if sys.stdout.isatty() and not (explain or json):
@@ -113,13 +121,7 @@ def write(
     if json:
         say_json(draft.model_dump(mode="json"))
         return
-    if not explain:
-        for left_out in draft.dropped:
-            note(f"left out: {left_out}")
-    if draft.finish == "length":
-        note(f"the draft was cut at its limit, {draft.completion_tokens} tokens (--max-tokens)")
-    if not draft.text:
-        note(_NOTHING)
+    _remarks(draft, all_told=explain)
     say(draft.text)
 
 
@@ -138,6 +140,28 @@ def tasks(json: Json = False) -> None:
             )
         return
     table(("task", "writes", "tokens"), [(task.name, task.help, task.max_tokens) for task in TASKS.values()])
+
+
+def _check_options(method: str, k: int | None, retriever: str | None, candidates: int | None) -> None:
+    """Refuse options that the method has no use for."""
+    from penname.methods.stages import stages
+
+    found = stages(method)
+    if (k or retriever) and "retrieval" not in found:
+        raise typer.BadParameter(f"method {method!r} retrieves nothing", param_hint="--k, --retriever")
+    if candidates and "p-rm" not in found:
+        raise typer.BadParameter(f"method {method!r} has no p-rm", param_hint="--candidates")
+
+
+def _remarks(draft: Draft, *, all_told: bool) -> None:
+    """What must be said beside the text; where `--explain` has told all, only what it does not tell."""
+    if not all_told:
+        for said in (*draft.notes, *(f"left out: {left_out}" for left_out in draft.dropped)):
+            note(said)
+    if draft.finish == "length":
+        note(f"the draft was cut at its limit, {draft.completion_tokens} tokens (--max-tokens)")
+    if not draft.text:
+        note(_NOTHING)
 
 
 def _request(text: str, users: Sequence[str], task: str, before: str | None) -> Request:
@@ -196,6 +220,8 @@ def _explain(draft: Draft) -> None:
             for hit in draft.documents
         ]
         table(("score", "user", "date", "id", "document"), rows, stderr=True)
+    if draft.notes:
+        _section("notes", "\n".join(draft.notes))
     if draft.dropped:
         _section("left out", "\n".join(draft.dropped))
     _section("prompt, as sent", _prompt(draft.prompt))

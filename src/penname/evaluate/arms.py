@@ -7,17 +7,18 @@ personalisation.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
 from penname.errors import BadInputError, UnknownControlError, UnknownMethodError
 from penname.evaluate.results import Arm
+from penname.methods.stages import STAGES, reads_history, run_folder, stages
 from penname.records import Document, Hit, Request
 from penname.store import Store
 from penname.tasks import Task
-from penname.writer import STAGES, Material, stages
+from penname.writer import Material
 
 IN_CONTEXT = "in-context"
 """Examples of the task by other writers: what showing the task gains, and nobody's own material."""
@@ -27,7 +28,7 @@ CONTROLS = {
     "random-profile": "the profile of somebody drawn by chance; documents stay the author's own",
     "shuffle-authors": "the same authors in another order",
     "history=N": "the newest N documents of each author only",
-    "swap-vector": "another user's trained vector",
+    "swap-vector": "another user's trained vector; documents and profile stay the author's own",
 }
 USERS = {"one": "the first author who has a history", "all": "all authors who have one, in their order"}
 T = TypeVar("T")
@@ -73,9 +74,9 @@ def plan(methods: Sequence[str], users: Sequence[str], controls: Sequence[str]) 
 
 _WHY_NOT = {
     "swap-user": "no method of this run uses anything of a user",
-    "history=N": "no method of this run uses anything of a user",
+    "history=N": "no method of this run uses anything of a user's history",
     "random-profile": "no method of this run uses a profile",
-    "shuffle-authors": "no method of this run writes for all authors (--users all)",
+    "shuffle-authors": "no method of this run writes from histories for all authors (--users all)",
     "swap-vector": "no method of this run uses a trained vector",
 }
 
@@ -96,11 +97,25 @@ def check_control(control: str) -> None:
 
 
 def personal(method: str) -> bool:
-    """Whether the method uses anything of a user. Raises as `stages` does."""
+    """Whether the method uses anything of a user. Raises as `stages` and `has_users` do."""
     try:
-        return method != IN_CONTEXT and bool(stages(method))
+        return method != IN_CONTEXT and (reads_history(method) or has_vectors(method))
     except UnknownMethodError as error:
         raise UnknownMethodError(error.name, [*STAGES, IN_CONTEXT]) from None
+
+
+def has_vectors(method: str) -> bool:
+    """Whether the method uses trained vectors of users: not so with a run that was trained without users.
+
+    Raises:
+        TrainedError: the method's run is not there.
+    """
+    found = stages(method)
+    if "p-rm" in found or "p-dpo" not in found:
+        return "p-rm" in found
+    from penname.methods.prlhf.method import has_users
+
+    return has_users(run_folder("p-dpo", found["p-dpo"]))
 
 
 def _kind(control: str) -> str:
@@ -110,10 +125,10 @@ def _kind(control: str) -> str:
 def _subject(arm: Arm, control: str) -> bool:
     return {
         "swap-user": True,
-        "history=N": True,
+        "history=N": reads_history(arm.method),
         "random-profile": "step-back" in stages(arm.method),
-        "shuffle-authors": arm.users == "all",
-        "swap-vector": False,
+        "shuffle-authors": arm.users == "all" and reads_history(arm.method),
+        "swap-vector": has_vectors(arm.method),
     }[_kind(control)]
 
 
@@ -148,6 +163,7 @@ class Cast:
         self._seed = seed
         self._dates: dict[str, _Dates] = {}
         self._pools: dict[str, list[tuple[str, Document]]] = {}
+        self._personal: dict[str, bool] = {}  # by method
 
     def history(self, user: str, request: Request) -> list[str]:
         """The ids of the user's documents that may be used for the request, newest first."""
@@ -163,24 +179,38 @@ class Cast:
         """Those of the request's users who have a history."""
         return tuple(user for user in request.users if self.history(user, request))
 
-    def asked(self, arm: Arm, request: Request, task: Task) -> tuple[Request, Material] | None:
+    def asked(
+        self, arm: Arm, request: Request, task: Task, knows: Callable[[str], bool] = lambda _: False
+    ) -> tuple[Request, Material] | None:
         """What the arm makes of a request; None where the arm has nothing to say of it.
 
-        That is so where none of its users has a history, nobody can stand in for them, or there is only one
-        author to be put in another order.
+        That is so where a method that reads histories finds none, nobody can stand in for the authors, there
+        is only one author to be put in another order, or none with a trained vector to be swapped.
+
+        Args:
+            knows: whether the arm's trained run has a vector of a user's own.
         """
         if arm.method == IN_CONTEXT:
             examples = self._examples(request, task)
             return (request, Material(examples=tuple(examples))) if examples else None
-        if not personal(arm.method):
+        if arm.method not in self._personal:
+            self._personal[arm.method] = personal(arm.method)
+        if not self._personal[arm.method]:
             return request, Material()
-        authors = self.authors(request)[: 1 if arm.users == "one" else None]
+        authors = self.authors(request) if reads_history(arm.method) else request.users
+        authors = authors[: 1 if arm.users == "one" else None]
         if not authors:
             return None
         own = request.model_copy(update={"users": authors})
-        kind = _kind(arm.control)
-        if not kind:
+        if not arm.control:
             return own, Material()
+        return self._controlled(arm, own, request, knows)
+
+    def _controlled(
+        self, arm: Arm, own: Request, request: Request, knows: Callable[[str], bool]
+    ) -> tuple[Request, Material] | None:
+        """What the arm's control makes of the request for the arm's own authors."""
+        kind, authors = _kind(arm.control), own.users
         if kind == "history=N":
             return _cut(own, [self.history(user, own) for user in authors], arm.control), Material()
         chance = random.Random(f"{self._seed} {arm.control} {request.id}")  # noqa: S311 - a lot, no secret
@@ -188,7 +218,16 @@ class Cast:
             if len(authors) < 2:
                 return None
             return request.model_copy(update={"users": _reordered(authors, chance)}), Material()
-        strangers = self._strangers(request, authors, chance, alike=kind == "swap-user")
+        if kind == "swap-vector":
+            known = any(map(knows, authors))
+            strangers = self._strangers(request, authors, chance, knows) if known else None
+            return (own, Material(vectors_of=strangers)) if strangers else None
+        reads = reads_history(arm.method)
+
+        def usable(user: str) -> bool:
+            return not reads or bool(self.history(user, request))
+
+        strangers = self._strangers(request, authors, chance, usable, alike=kind == "swap-user")
         if strangers is None:
             return None
         if kind == "swap-user":
@@ -196,16 +235,22 @@ class Cast:
         return own, Material(profiles_of=strangers)
 
     def _strangers(
-        self, request: Request, authors: Sequence[str], chance: random.Random, *, alike: bool
+        self,
+        request: Request,
+        authors: Sequence[str],
+        chance: random.Random,
+        usable: Callable[[str], bool],
+        *,
+        alike: bool = False,
     ) -> tuple[str, ...] | None:
-        """A user with a history and no part in the text for each author; None where there are too few."""
+        """A usable user with no part in the text for each author; None where there are too few."""
         everybody = list(self._users[request.task])
         found: list[str] = []
         for author in authors:
             size = len(self.history(author, request))
             drawn: list[str] = []
             for user in _lot(everybody, chance):
-                if user not in request.users and user not in found and self.history(user, request):
+                if user not in request.users and user not in found and usable(user):
                     drawn.append(user)
                 if len(drawn) == (_DRAWN if alike else 1):
                     break

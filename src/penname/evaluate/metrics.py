@@ -68,6 +68,8 @@ METRICS = {
     "win": Metric("win rate", "higher", 3, "the judge prefers it to the baseline's draft (a tie is a half)"),
     "flips": Metric("flips", "neither", 3, "share of the judge's verdicts that hang on the drafts' order"),
     "words": Metric("words", "neither", 1, "how long the draft is"),
+    "preferred": Metric("pairs right", "higher", 3, "share of pairs put in the user's order (a tie: a half)"),
+    "margin": Metric("margin", "neither", 3, "how far the preferred answer is ahead, on the arm's own scale"),
 }
 """Every score a report may hold, in the order in which it is shown."""
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from penname.errors import BadInputError
-from penname.evaluate.arms import IN_CONTEXT, Cast, personal
+from penname.evaluate.arms import IN_CONTEXT, Cast
 from penname.evaluate.benchmarks import Loaded
 from penname.evaluate.folder import RunFolder, open_run, read_run
 from penname.evaluate.metrics import meteor
@@ -20,6 +21,8 @@ from penname.evaluate.results import Arm, Results, Row
 from penname.evaluate.scoring import Scorer, wanted
 from penname.evaluate.work import Clock, Item, Work, draftless, lacking
 from penname.lm.base import LanguageModel, Sampling
+from penname.methods.pen import Pen
+from penname.methods.stages import TRAINED, run_folder, stages
 from penname.methods.stepback import History, profile_histories
 from penname.records import Draft, Request, digest
 from penname.retrieve import retriever
@@ -27,7 +30,11 @@ from penname.retrieve.base import Embedder, Retriever
 from penname.store import Store
 from penname.tasks import PromptTexts, Task
 from penname.tasks import task as find_task
-from penname.writer import Material, Writer, stages
+from penname.writer import Material, Writer
+
+if TYPE_CHECKING:
+    from penname.methods.prlhf.method import Personal
+    from penname.methods.prlhf.rerank import Reward
 
 WINDOW = 128  # drafts worked on together: full batches, and what a kill can lose
 
@@ -101,8 +108,13 @@ class _Run:
         self.cast = Cast(store, pool, settings.k, settings.seed)
         self.scorer = Scorer(store, embedder, pool, self.cast, [*loaded.remarks, *remarks])
         self.clock = Clock()
-        self.work = Work(model, self.scorer, texts, self.clock, self._remark)
+        self.work = Work(self.scorer, texts, self.clock, self._remark)
         self.searches: dict[str, Retriever] = {}
+        self.personal: dict[
+            Path | None, Personal
+        ] = {}  # by the run's folder: arms of one run share its model
+        self.rewards: dict[Path | None, Reward] = {}
+        self.writers = {method: self._writer(method) for method in dict.fromkeys(arm.method for arm in arms)}
 
     def fixed(self) -> dict[str, object]:
         """What every row of a folder must have in common."""
@@ -131,7 +143,7 @@ class _Run:
             (arm, example, *made)
             for example in _together(self.loaded.requests)
             for arm in self.arms
-            if (made := self.cast.asked(arm, example, tasks[example.task])) is not None
+            if (made := self._asked(arm, example, tasks[example.task])) is not None
         ]
         empty = [arm.name for arm in self.arms if not any(one[0] is arm for one in asked)]
         for name in empty:
@@ -139,6 +151,7 @@ class _Run:
         if len(empty) == len(self.arms):
             raise BadInputError("no arm can write any example: nobody has a history")
         folder.write(self.arms, self.scorer.remarks)
+        self._say_unknown([(arm, request) for arm, _, request, _ in asked])
         self._profiles([(arm, request, material) for arm, _, request, material in asked])
         rows: list[Row] = []
         for start in _windows([example.id for _, example, _, _ in asked]):
@@ -161,6 +174,20 @@ class _Run:
             remarks=tuple(known["remarks"]),
             groups=known["groups"],
         )
+
+    def _asked(self, arm: Arm, example: Request, task: Task) -> tuple[Request, Material] | None:
+        return self.cast.asked(arm, example, task, self.writers[arm.method].knows)
+
+    def _say_unknown(self, asked: Sequence[tuple[Arm, Request]]) -> None:
+        """Tell for how many users a trained run has nothing of their own."""
+        for method, writer in self.writers.items():
+            users = {user for arm, request in asked if arm.method == method for user in request.users}
+            unknown = sum(not writer.knows(user) for user in users)
+            if unknown:
+                self._remark(
+                    f"{method}: its trained run does not know {unknown} of {len(users)} users; the generic "
+                    "user stands in for them"
+                )
 
     def _check_metrics(self, tasks: Collection[Task]) -> None:
         """Refuse metrics that none of the tasks has, or that cannot be had here, before anything is made."""
@@ -198,10 +225,10 @@ class _Run:
             items = self._items(folder, asked)
             fresh = list({item.key: item for item in items if lacking(item) or draftless(item)}.values())
         if fresh:
-            by_sampling: dict[Sampling, list[Item]] = {}
+            alike: dict[tuple[Sampling, int], list[Item]] = {}
             for item in fresh:
-                by_sampling.setdefault(item.sampling, []).append(item)
-            for some in by_sampling.values():
+                alike.setdefault((item.sampling, id(item.pen.model)), []).append(item)
+            for some in alike.values():
                 # One after the other: what a model has just written after is soonest read again.
                 self.work.write([item for item in some if draftless(item)])
                 self.work.score([item for item in some if "bits_per_byte" in lacking(item)])
@@ -230,24 +257,27 @@ class _Run:
             by_arm.setdefault(arm, []).append(place)
         found: dict[int, Item] = {}
         for arm, places in by_arm.items():
-            writer = self._writer(arm)
+            writer = self.writers[arm.method]
             drafts = writer.prompts([asked[i][2] for i in places], [asked[i][3] for i in places])
             for place, draft in zip(places, drafts, strict=True):
                 example = asked[place][1]
                 task = find_task(example.task)
                 sampling = writer.sampling(task)
-                key = self._key(example, draft, sampling)
+                pen = writer.pen(asked[place][2], asked[place][3])
+                key = _key(example, draft, sampling, pen)
                 row = folder.rows.get(key) or self._blank(key, arm, example, draft)
                 metrics = wanted(task, self.settings.metrics, self.judge is not None)
-                found[place] = Item(arm, example, task, draft, sampling, key, metrics, row)
+                found[place] = Item(arm, example, task, pen, draft, sampling, key, metrics, row)
         return [found[place] for place in range(len(asked))]
 
-    def _writer(self, arm: Arm) -> Writer:
-        method = arm.method if personal(arm.method) else "none"
-        named = stages(method).get("retrieval") or "lexical"
+    def _writer(self, method: str) -> Writer:
+        method = "none" if method == IN_CONTEXT else method
+        found = stages(method)
+        named = found.get("retrieval") or "lexical"
         if named not in self.searches:
             self.searches[named] = retriever(named, self.settings.seed, self.embedder)
-        return Writer(
+        runs = {stage: run_folder(stage, name) for stage, name in found.items() if stage in TRAINED}
+        writer = Writer(
             self.store,
             self.model,
             method,
@@ -257,14 +287,15 @@ class _Run:
             temperature=self.settings.temperature,
             max_tokens=self.settings.max_tokens,
             seed=self.settings.seed,
+            personal=self.personal.get(runs.get("p-dpo")),
+            reward=self.rewards.get(runs.get("p-rm")),
             note=self.note,
         )
-
-    def _key(self, example: Request, draft: Draft, sampling: Sampling) -> str:
-        prompt = draft.prompt
-        shown = prompt if isinstance(prompt, str) else [turn.model_dump() for turn in prompt]
-        what = [example.task, example.id, example.gold, example.options]
-        return digest([self.model.fingerprint, shown, repr(sampling), what])
+        if writer.personal is not None:
+            self.personal[runs["p-dpo"]] = writer.personal
+        if writer.reward is not None:
+            self.rewards[runs["p-rm"]] = writer.reward
+        return writer
 
     def _blank(self, key: str, arm: Arm, example: Request, draft: Draft) -> Row:
         authors = self.cast.authors(example)
@@ -283,7 +314,7 @@ class _Run:
             history=len(self.cast.history(authors[0], example)) if authors else 0,
             profiles=tuple(profile.text for profile in draft.profiles),
             documents=tuple(hit.document.id for hit in draft.documents),
-            dropped=draft.dropped,
+            dropped=(*draft.notes, *draft.dropped),
         )
 
     def _remark(self, text: str) -> None:
@@ -295,6 +326,14 @@ class _Run:
     def _finish(self, folder: RunFolder) -> None:
         self.clock.move_to(folder.seconds)
         folder.write(self.arms, self.scorer.remarks, self.scorer.groups())
+
+
+def _key(example: Request, draft: Draft, sampling: Sampling, pen: Pen) -> str:
+    """The hash of all that decides a row."""
+    prompt = draft.prompt
+    shown = prompt if isinstance(prompt, str) else [turn.model_dump() for turn in prompt]
+    what = [example.task, example.id, example.gold, example.options]
+    return digest([pen.model.fingerprint, shown, repr(sampling), what, *pen.trained])
 
 
 def _together(requests: Sequence[Request]) -> list[Request]:

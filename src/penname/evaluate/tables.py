@@ -298,7 +298,8 @@ def _pairs(results: Results, scored: _Scored, arms: Sequence[Arm], metrics: Sequ
         Pair(kind, arm, other, metric, found, math.nan)
         for kind, arm, other in _compared(results.arms[0], arms)
         for metric in metrics
-        if (found := scored.compare(arm, other, metric, results.seed))
+        if metric != "margin"  # each way of ordering has a scale of its own
+        and (found := scored.compare(arm, other, metric, results.seed))
     ]
     tested = [number for number, pair in enumerate(pairs) if pair.found.defined]
     for number, p in zip(tested, holm([pairs[number].found.p for number in tested]), strict=True):

@@ -15,9 +15,9 @@ from penname.evaluate.metrics import bits_per_byte
 from penname.evaluate.results import Arm, Row
 from penname.evaluate.scoring import JUDGED, UNWRITTEN, Scorer
 from penname.lm.base import LanguageModel, Sampling
+from penname.methods.pen import Pen, written
 from penname.records import Draft, Request
 from penname.tasks import PromptTexts, Task, continuation
-from penname.writer import finished
 
 
 @dataclass
@@ -27,6 +27,7 @@ class Item:
     arm: Arm
     example: Request  # as it is held out
     task: Task
+    pen: Pen
     draft: Draft  # with its prompt; the text comes later
     sampling: Sampling
     key: str
@@ -60,7 +61,6 @@ class Clock:
 class Work:
     """The steps, with what they share."""
 
-    model: LanguageModel
     scorer: Scorer
     texts: PromptTexts
     clock: Clock
@@ -71,9 +71,8 @@ class Work:
         if not items:
             return
         with self.clock.time("write"):
-            answers = self.model.generate([item.draft.prompt for item in items], 1, items[0].sampling)
-        for item, [answer] in zip(items, answers, strict=True):
-            draft = finished(item.draft, answer)
+            drafts = written([item.draft for item in items], [item.pen for item in items], items[0].sampling)
+        for item, draft in zip(items, drafts, strict=True):
             item.row = replace(
                 item.row,
                 text=draft.text,
@@ -84,14 +83,16 @@ class Work:
             )
 
     def score(self, items: Sequence[Item]) -> None:
-        """How likely the real texts are."""
+        """How likely the real texts are; one model writes all the items."""
         if not items:
             return
+        model = items[0].pen.model
         golds = [item.example.gold or "" for item in items]
         with self.clock.time("score"):
-            likely = self.model.score(
+            likely = model.score(
                 [item.draft.prompt for item in items],
-                [continuation(gold, self.model.shape) for gold in golds],
+                [continuation(gold, model.shape) for gold in golds],
+                [item.pen.prefix for item in items],
             )
         for item, bits in zip(items, bits_per_byte(likely, golds), strict=True):
             item.row = replace(item.row, scores={**item.row.scores, "bits_per_byte": bits})

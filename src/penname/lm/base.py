@@ -7,10 +7,13 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from penname.errors import BadInputError
 from penname.records import Prompt
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Shape = Literal["completion", "chat"]
 
@@ -46,6 +49,17 @@ class Score:
     total: float
     tokens: int
     per_token: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """A user's soft prompt: rows in a model's embedding space that stand before the prompt's first token.
+
+    Two of one key are taken to be the same.
+    """
+
+    key: str  # content hash of `rows`
+    rows: np.ndarray  # (T, d) float32
 
 
 def sample_seed(seed: int, prompt: Prompt, number: int) -> int:
@@ -106,9 +120,16 @@ class LanguageModel(Protocol):
         ...
 
     def generate(
-        self, prompts: Sequence[Prompt], n: int = 1, sampling: Sampling = Sampling()
+        self,
+        prompts: Sequence[Prompt],
+        n: int = 1,
+        sampling: Sampling = Sampling(),
+        prefixes: Sequence[Prefix | None] | None = None,
     ) -> list[list[Generation]]:
         """`n` texts for each prompt, in the prompts' order.
+
+        `prefixes` are the prompts' soft prompts, of any users in one call, and None for a prompt without.
+        Their rows count as tokens of the prompt.
 
         Samples of one prompt differ (each has a seed of its own, derived from `sampling.seed`, its prompt's
         content and its number), and do not depend on which other prompts share the batch, as far as
@@ -116,15 +137,23 @@ class LanguageModel(Protocol):
 
         Raises:
             PromptTooLongError: a prompt and `max_tokens` do not fit into the context.
+            BadInputError: a backend that takes no soft prompts gets one, or one is of another model's width.
         """
         ...
 
-    def stream(self, prompt: Prompt, sampling: Sampling = Sampling()) -> Iterator[str]:
+    def stream(
+        self, prompt: Prompt, sampling: Sampling = Sampling(), prefix: Prefix | None = None
+    ) -> Iterator[str]:
         """The text as it is written, piece by piece; joined it is what `generate` gives."""
         ...
 
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Score]:
-        """log p(completion | prompt) for each pair."""
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        prefixes: Sequence[Prefix | None] | None = None,
+    ) -> list[Score]:
+        """log p(completion | prompt) for each pair, after the prompt's soft prompt where it has one."""
         ...
 
     def choose(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[list[float]]:

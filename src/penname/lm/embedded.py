@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from penname.errors import BadInputError
 from penname.lm import gguf
-from penname.lm.base import Generation, Sampling, Score, Shape
+from penname.lm.base import Generation, Prefix, Sampling, Score, Shape
 from penname.lm.config import ModelConfig
 from penname.lm.files import sha256
 from penname.lm.openvino import OpenVINOWriter, read_codec
+from penname.lm.prefixes import refuse
 from penname.lm.sampling import context_of
 from penname.lm.scores import choose_by, read_pairs, score_of
 from penname.lm.text import Codec
@@ -42,7 +43,7 @@ class GGUFModel:
             )
         if config.device not in (None, "cpu"):
             raise BadInputError(f"device: OpenVINO writes on the CPU here, not on {config.device!r}")
-        self._config = config
+        self.config = config
         self._file = gguf.find(config.model)
         self.name = config.model
         self.fingerprint = sha256(self._file)
@@ -50,8 +51,8 @@ class GGUFModel:
     @cached_property
     def shape(self) -> Shape:
         """The embedded model follows completion prompts better than its own chat template."""
-        if self._config.shape is not None:
-            return self._config.shape
+        if self.config.shape is not None:
+            return self.config.shape
         if gguf.is_embedded(self._file) or not self._codec.has_template:
             return "completion"
         return "chat"
@@ -59,27 +60,41 @@ class GGUFModel:
     @cached_property
     def context(self) -> int:
         """Tokens, prompt and completion together."""
-        return context_of(self._config, self._read[1])
+        return context_of(self.config, self._read[1])
 
     def count(self, prompt: Prompt) -> int:
         """As `LanguageModel.count`."""
         return len(self._codec.prompt(prompt))
 
     def generate(
-        self, prompts: Sequence[Prompt], n: int = 1, sampling: Sampling = Sampling()
+        self,
+        prompts: Sequence[Prompt],
+        n: int = 1,
+        sampling: Sampling = Sampling(),
+        prefixes: Sequence[Prefix | None] | None = None,
     ) -> list[list[Generation]]:
-        """As `LanguageModel.generate`."""
+        """As `LanguageModel.generate`, without soft prompts: OpenVINO takes none."""
+        refuse(prefixes, self.name)
         return self._writer.generate(prompts, n, sampling)
 
-    def stream(self, prompt: Prompt, sampling: Sampling = Sampling()) -> Iterator[str]:
-        """As `LanguageModel.stream`."""
+    def stream(
+        self, prompt: Prompt, sampling: Sampling = Sampling(), prefix: Prefix | None = None
+    ) -> Iterator[str]:
+        """As `LanguageModel.stream`, without soft prompts."""
+        refuse([prefix], self.name)
         return self._writer.stream(prompt, sampling)
 
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Score]:
-        """As `LanguageModel.score`.
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        prefixes: Sequence[Prefix | None] | None = None,
+    ) -> list[Score]:
+        """As `LanguageModel.score`, without soft prompts.
 
         What was written after the same prompt, or scored after one that begins alike, has been read already.
         """
+        refuse(prefixes, self.name)
         pairs = read_pairs(self._codec, prompts, completions, self.context)
         scores = [Score(0.0, 0, ())] * len(pairs)
         wanted = [i for i, (_, completion) in enumerate(pairs) if completion]
@@ -109,10 +124,10 @@ class GGUFModel:
 
     @cached_property
     def _writer(self) -> OpenVINOWriter:
-        return OpenVINOWriter(self._file, self._codec, self.context, self._config.dtype)
+        return OpenVINOWriter(self._file, self._codec, self.context, self.config.dtype)
 
     @cached_property
     def _scorer(self) -> TransformersLM:
         from penname.lm.local import TransformersLM
 
-        return TransformersLM(self._config, gguf.weights_folder(self._file))
+        return TransformersLM(self.config, gguf.weights_folder(self._file))

@@ -7,7 +7,6 @@ must not change with its neighbours. In float32 it is the same in every batch bu
 from __future__ import annotations
 
 import inspect
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,12 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from penname.errors import ModelError, ModelNotFoundError
-from penname.lm.base import Generation, Sampling, Score, Shape, sample_seed
+from penname.errors import ModelError
+from penname.lm.base import Generation, Prefix, Sampling, Score, Shape, sample_seed
 from penname.lm.batches import Group, Limits, by_length, shared, together
 from penname.lm.config import ModelConfig
 from penname.lm.files import fingerprint
+from penname.lm.folders import check_adapter, check_model, end_tokens, read_json
 from penname.lm.libraries import quiet
+from penname.lm.prefixes import FIRST, SoftPrompts
 from penname.lm.sampling import check, check_fits, context_of, draw
 from penname.lm.scores import TokenPair, choose_by, read_pairs, score_of
 from penname.lm.stops import until_stop
@@ -53,14 +54,14 @@ class TransformersLM:
     """
 
     def __init__(self, config: ModelConfig, folder: Path | None = None) -> None:
-        self._config = config
+        self.config = config
         self._folder = folder or Path(config.model).expanduser()
         self._adapter = None if config.adapter is None else Path(config.adapter).expanduser()
-        _check_model(self._folder)
+        check_model(self._folder)
         if self._adapter is not None:
-            _check_adapter(self._adapter)
+            check_adapter(self._adapter)
         self.name = config.model
-        self._settings = _read_json(self._folder / "config.json")
+        self._settings = read_json(self._folder / "config.json")
         self._vocabulary = int(self._settings.get("vocab_size") or 100_000)  # only for the size of batches
 
     @cached_property
@@ -73,58 +74,73 @@ class TransformersLM:
     @cached_property
     def shape(self) -> Shape:
         """What is configured; else "chat" where the model has a chat template."""
-        return self._config.shape or ("chat" if self._codec.has_template else "completion")
+        return self.config.shape or ("chat" if self._codec.has_template else "completion")
 
     @cached_property
     def context(self) -> int:
         """Tokens, prompt and completion together."""
         names = ("max_position_embeddings", "n_positions", "max_seq_len")
         limit = next((self._settings[name] for name in names if self._settings.get(name)), None)
-        return context_of(self._config, limit)
+        return context_of(self.config, limit)
 
     def count(self, prompt: Prompt) -> int:
         """As `LanguageModel.count`."""
         return len(self._codec.prompt(prompt))
 
     def generate(
-        self, prompts: Sequence[Prompt], n: int = 1, sampling: Sampling = Sampling()
+        self,
+        prompts: Sequence[Prompt],
+        n: int = 1,
+        sampling: Sampling = Sampling(),
+        prefixes: Sequence[Prefix | None] | None = None,
     ) -> list[list[Generation]]:
         """As `LanguageModel.generate`."""
         check(sampling, n)
+        soft = self._soft(prefixes, len(prompts))
+        read = self._read(prompts, soft, sampling)
         texts = [
             [
                 _Row(Writing(self._codec, ids, sampling), sample_seed(sampling.seed, prompt, number))
                 for number in range(n)
             ]
-            for prompt, ids in zip(prompts, self._read(prompts, sampling), strict=True)
+            for prompt, ids in zip(prompts, read, strict=True)
         ]
         rows = sorted((row for rows in texts for row in rows), key=lambda row: len(row.writing.prompt))
         sizes = [(len(row.writing.prompt) + sampling.max_tokens, self._vocabulary) for row in rows]
         for batch in by_length(sizes, self._limits):
-            for _ in self._write(rows[batch], sampling):
+            for _ in self._write(rows[batch], sampling, soft):
                 pass
         return [[row.writing.generation() for row in rows] for rows in texts]
 
-    def stream(self, prompt: Prompt, sampling: Sampling = Sampling()) -> Iterator[str]:
+    def stream(
+        self, prompt: Prompt, sampling: Sampling = Sampling(), prefix: Prefix | None = None
+    ) -> Iterator[str]:
         """As `LanguageModel.stream`."""
         check(sampling)
-        writing = Writing(self._codec, self._read([prompt], sampling)[0], sampling)
+        soft = self._soft([prefix], 1)
+        writing = Writing(self._codec, self._read([prompt], soft, sampling)[0], sampling)
         row = _Row(writing, sample_seed(sampling.seed, prompt, 0))
-        return until_stop(self._pieces(row, sampling), sampling.stop)
+        return until_stop(self._pieces(row, sampling, soft), sampling.stop)
 
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Score]:
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        prefixes: Sequence[Prefix | None] | None = None,
+    ) -> list[Score]:
         """As `LanguageModel.score`. What several pairs begin with is read once; others are batched by length.
 
         An empty completion scores 0.
 
         Raises:
-            BadInputError: not as many completions as prompts.
+            BadInputError: not as many completions, or prefixes, as prompts; or a prefix of another width.
             PromptTooLongError: a prompt and its completion do not fit into the context.
         """
-        pairs = read_pairs(self._codec, prompts, completions, self.context)
+        soft = self._soft(prefixes, len(prompts))
+        pairs = read_pairs(self._codec, prompts, completions, self.context, soft.ids)
         scores = [Score(0.0, 0, ())] * len(pairs)
         wanted = [i for i, (_, completion) in enumerate(pairs) if completion]
-        for at, per_token in self._scored([pairs[i] for i in wanted]):
+        for at, per_token in self._scored([pairs[i] for i in wanted], soft):
             scores[wanted[at]] = score_of(per_token)
         return scores
 
@@ -132,25 +148,41 @@ class TransformersLM:
         """As `LanguageModel.choose`: the options' whole probabilities, made to sum to 1."""
         return choose_by(self.score, prompts, options)
 
-    def _read(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[int]]:
-        encoded = [self._codec.prompt(prompt) for prompt in prompts]
+    @cached_property
+    def width(self) -> int:
+        """Numbers of a token's embedding, and so of a soft prompt's row."""
+        quiet()
+        from transformers import AutoConfig
+
+        with _loading(self._folder):
+            config = AutoConfig.from_pretrained(self._folder).get_text_config()
+            return int(getattr(config, "word_embed_proj_dim", None) or config.hidden_size)
+
+    def _soft(self, prefixes: Sequence[Prefix | None] | None, count: int) -> SoftPrompts:
+        # Only where there are any is the width of interest.
+        return SoftPrompts(prefixes, count, self.width if any(prefixes or ()) else 0)
+
+    def _read(self, prompts: Sequence[Prompt], soft: SoftPrompts, sampling: Sampling) -> list[list[int]]:
+        encoded = [
+            before + self._codec.prompt(prompt) for before, prompt in zip(soft.ids, prompts, strict=True)
+        ]
         for ids in encoded:
             check_fits(len(ids), sampling.max_tokens, self.context)
         return encoded
 
-    def _pieces(self, row: _Row, sampling: Sampling) -> Iterator[str]:
+    def _pieces(self, row: _Row, sampling: Sampling, soft: SoftPrompts) -> Iterator[str]:
         shown = 0
-        for _ in self._write([row], sampling):
+        for _ in self._write([row], sampling, soft):
             if piece := row.writing.text[shown:]:
                 shown = len(row.writing.text)
                 yield piece
 
     @torch.inference_mode()
-    def _write(self, rows: list[_Row], sampling: Sampling) -> Iterator[None]:
+    def _write(self, rows: list[_Row], sampling: Sampling, soft: SoftPrompts) -> Iterator[None]:
         """Write a batch of texts to their ends, a token each a step; ended texts leave the batch."""
         prompts = list(dict.fromkeys(tuple(row.writing.prompt) for row in rows))  # samples share one reading
         ids, mask = self._pad(prompts)
-        logits, cache = self._forward(ids, mask, keep=1)
+        logits, cache = self._forward(ids, mask, keep=1, soft=soft)
         origin = [prompts.index(tuple(row.writing.prompt)) for row in rows]
         logits, mask = _take(origin, cache, logits, mask)
         while True:
@@ -165,7 +197,7 @@ class TransformersLM:
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
             logits, cache = self._forward(tokens[:, None], mask, cache, keep=1)
 
-    def _scored(self, pairs: Sequence[TokenPair]) -> Iterator[tuple[int, list[float]]]:
+    def _scored(self, pairs: Sequence[TokenPair], soft: SoftPrompts) -> Iterator[tuple[int, list[float]]]:
         """The place of each pair, in any order, and the log-probability of each token of its completion."""
         limits = _CPU_SCORES if self._device == "cpu" else _GPU
         # A text's last token is not read: nothing is asked of what would follow it.
@@ -177,18 +209,20 @@ class TransformersLM:
             groups = shared(texts, most, self._vocabulary, limits)
         for batch in together(groups, self._vocabulary, limits):
             members = [i for group in batch for i in group.members]
-            yield from zip(members, self._after_prefixes([pairs[i] for i in members], batch), strict=True)
+            found = self._after_common([pairs[i] for i in members], batch, soft)
+            yield from zip(members, found, strict=True)
         grouped = {i for group in groups for i in group.members}
         alone = sorted((i for i in range(len(texts)) if i not in grouped), key=lambda i: len(texts[i]))
         sizes = [(len(texts[i]), len(pairs[i][1]) * self._vocabulary) for i in alone]
         for run in by_length(sizes, limits):
-            yield from zip(alone[run], self._whole([pairs[i] for i in alone[run]]), strict=True)
+            yield from zip(alone[run], self._whole([pairs[i] for i in alone[run]], soft), strict=True)
 
     @torch.inference_mode()
-    def _whole(self, pairs: Sequence[TokenPair]) -> list[list[float]]:
+    def _whole(self, pairs: Sequence[TokenPair], soft: SoftPrompts) -> list[list[float]]:
         """Log-probability of each token of each completion, each text read from its beginning."""
         ids, mask = self._pad([prompt + completion[:-1] for prompt, completion in pairs])
-        logits, _ = self._forward(ids, mask, keep=max(len(completion) for _, completion in pairs))
+        keep = max(len(completion) for _, completion in pairs)
+        logits, _ = self._forward(ids, mask, keep=keep, soft=soft)
         # Padded on the left, rows end together; the logits before a token are those that speak of it.
         return [
             _of_tokens(row[-len(completion) :], completion)
@@ -196,12 +230,14 @@ class TransformersLM:
         ]
 
     @torch.inference_mode()
-    def _after_prefixes(self, pairs: Sequence[TokenPair], groups: Sequence[Group]) -> list[list[float]]:
+    def _after_common(
+        self, pairs: Sequence[TokenPair], groups: Sequence[Group], soft: SoftPrompts
+    ) -> list[list[float]]:
         """As `_whole`, with what a group's texts begin with read once; `pairs` are the groups' members."""
         origin = [at for at, group in enumerate(groups) for _ in group.members]
         firsts = [origin.index(at) for at in range(len(groups))]
         ids, mask = self._pad([pairs[i][0][: group.prefix] for i, group in zip(firsts, groups, strict=True)])
-        _, cache = self._forward(ids, mask, keep=1)
+        _, cache = self._forward(ids, mask, keep=1, soft=soft)
         _, mask = _take(origin, cache, ids, mask)
         # Padded on the right, no rest has a gap before it: sliding windows count places, not tokens.
         skipped = [groups[at].prefix for at in origin]
@@ -230,16 +266,27 @@ class TransformersLM:
         return ids.to(self._device), mask.to(self._device)
 
     def _forward(
-        self, ids: torch.Tensor, mask: torch.Tensor, cache: Any = None, *, keep: int
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        cache: Any = None,
+        *,
+        keep: int,
+        soft: SoftPrompts | None = None,
     ) -> tuple[torch.Tensor, Any]:
-        """Logits (rows, `keep`, vocabulary) of the last `keep` tokens, and the cache of keys and values."""
+        """Logits (rows, `keep`, vocabulary) of the last `keep` tokens, and the cache of keys and values.
+
+        `soft` is given where `ids` may hold rows of soft prompts.
+        """
         model, takes = self._model
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"input_ids": ids}
+        if soft is not None and soft.rows is not None:
+            options = {"inputs_embeds": _embedded(model.get_input_embeddings(), ids, soft.rows)}
         if "position_ids" in takes:
             options["position_ids"] = (mask.cumsum(dim=-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         if "logits_to_keep" in takes:
             options["logits_to_keep"] = keep
-        output = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **options)
+        output = model(attention_mask=mask, past_key_values=cache, use_cache=True, **options)
         return output.logits[:, -keep:], output.past_key_values
 
     @cached_property
@@ -259,7 +306,7 @@ class TransformersLM:
 
     @cached_property
     def _device(self) -> str:
-        return self._config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return self.config.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
     def _limits(self) -> Limits:
@@ -272,7 +319,7 @@ class TransformersLM:
 
         with _loading(self._folder):
             tokenizer = AutoTokenizer.from_pretrained(self._folder)
-        return Codec(tokenizer, _end_tokens(self._folder))
+        return Codec(tokenizer, end_tokens(self._folder))
 
     @cached_property
     def _model(self) -> tuple[Any, frozenset[str]]:
@@ -281,7 +328,7 @@ class TransformersLM:
         from transformers import AutoModelForCausalLM
 
         fast = self._device != "cpu" or torch.cpu.get_capabilities().get("avx512_bf16", False)
-        dtype = self._config.dtype or ("bfloat16" if fast else "float32")
+        dtype = self.config.dtype or ("bfloat16" if fast else "float32")
         with _loading(self._folder):
             model: Any = AutoModelForCausalLM.from_pretrained(
                 self._folder, dtype=getattr(torch, dtype), use_safetensors=True
@@ -315,6 +362,14 @@ def _draw(rows: Sequence[_Row], logits: torch.Tensor, sampling: Sampling) -> tor
     return tokens
 
 
+def _embedded(embed: Any, ids: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    """What the model reads for (n, tokens) ids: its own embeddings, and those of soft prompts as they are."""
+    soft = ids >= FIRST
+    read: torch.Tensor = embed(ids.masked_fill(soft, 0))
+    read[soft] = torch.from_numpy(rows).to(read)[ids[soft] - FIRST]
+    return read
+
+
 def _of_tokens(ahead: torch.Tensor, tokens: list[int]) -> list[float]:
     """Log-probability of each of the (n,) tokens, taken in float32 from the (n, vocabulary) logits."""
     ahead = ahead.float()
@@ -329,44 +384,6 @@ def _take(
     index = torch.tensor(rows, device=first.device)
     cache.batch_select_indices(index)
     return first[index], second[index]
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelNotFoundError(f"{file} cannot be read: {error}") from error
-    return settings if isinstance(settings, dict) else {}
-
-
-def _end_tokens(folder: Path) -> set[int]:
-    """The ids that the model's configuration says end a text: none, one or several."""
-    ends: set[int] = set()
-    for file in (folder / "config.json", folder / "generation_config.json"):
-        found = _read_json(file).get("eos_token_id") if file.is_file() else None
-        ends.update(found if isinstance(found, list) else [] if found is None else [found])
-    return ends
-
-
-def _check_model(folder: Path) -> None:
-    if not folder.is_dir():
-        raise ModelNotFoundError(
-            f"no model {str(folder)!r}: it is none of smollm2-135m, a folder, a GGUF file and a server's URL"
-        )
-    if not (folder / "config.json").is_file():
-        raise ModelNotFoundError(f"{folder} holds no model: config.json is missing")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelNotFoundError(
-            f"{folder} holds no weights: *.safetensors is missing (pickled weights are not read)"
-        )
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise ModelNotFoundError(f"{folder} holds no tokenizer: tokenizer.json is missing")
-
-
-def _check_adapter(folder: Path) -> None:
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).is_file():
-            raise ModelNotFoundError(f"{folder} holds no adapter: {name} is missing")
 
 
 @contextmanager

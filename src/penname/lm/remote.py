@@ -23,8 +23,9 @@ import openai
 
 from penname.errors import BadInputError, PennameError, ServerRefusedError, StreamCutError
 from penname.lm import refusals, wire
-from penname.lm.base import Generation, Sampling, Score, Shape, check_options, sample_seed, shares
+from penname.lm.base import Generation, Prefix, Sampling, Score, Shape, check_options, sample_seed, shares
 from penname.lm.config import ModelConfig
+from penname.lm.prefixes import refuse
 from penname.lm.stops import stop_at, until_stop
 from penname.records import Prompt
 
@@ -110,14 +111,20 @@ class RemoteLM:
         return _TURN_TOKENS + sum(_TURN_TOKENS + _tokens(turn["content"]) for turn in _messages(prompt))
 
     def generate(
-        self, prompts: Sequence[Prompt], n: int = 1, sampling: Sampling = Sampling()
+        self,
+        prompts: Sequence[Prompt],
+        n: int = 1,
+        sampling: Sampling = Sampling(),
+        prefixes: Sequence[Prefix | None] | None = None,
     ) -> list[list[Generation]]:
         """`n` texts for each prompt, in order; `concurrency` requests run at once, and one failure ends all.
 
         The n samples are asked for in one request, and those that the server leaves out one by one, each with
         a seed of its own. Samples that came in one answer share its seed (the server makes them differ), and
         its token count is shared out by length. Greedy samples are asked for once: they are all the same.
+        No server takes soft prompts.
         """
+        refuse(prefixes, self.name)
         if n < 1:
             raise BadInputError(f"n: {n} is too small; at least 1")
         wanted = 1 if sampling.temperature == 0 else n
@@ -128,17 +135,25 @@ class RemoteLM:
             samples[i] += got
         return samples if wanted == n else [got * n for got in samples]
 
-    def stream(self, prompt: Prompt, sampling: Sampling = Sampling()) -> Iterator[str]:
+    def stream(
+        self, prompt: Prompt, sampling: Sampling = Sampling(), prefix: Prefix | None = None
+    ) -> Iterator[str]:
         """The text, piece by piece. Opening the stream is retried; once it is open, nothing is.
 
         Raises:
             StreamCutError: the stream broke, or ended without saying why; `.text` is what had arrived.
         """
+        refuse([prefix], self.name)
         body = self._body(prompt, sampling, 0) | {"stream": True}
         with closing(self._pieces(body)) as pieces:
             yield from until_stop(pieces, sampling.stop)
 
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Score]:
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        prefixes: Sequence[Prefix | None] | None = None,
+    ) -> list[Score]:
         """log p(completion | prompt) for each pair.
 
         A token that straddles the border counts to the completion. Plain text needs /completions with `echo`
@@ -147,6 +162,7 @@ class RemoteLM:
         Raises:
             ServerRefusedError: the server cannot score.
         """
+        refuse(prefixes, self.name)
         if len(prompts) != len(completions):
             raise BadInputError(f"{len(prompts)} prompts but {len(completions)} completions")
         pairs = zip(prompts, completions, strict=True)

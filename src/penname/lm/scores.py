@@ -16,10 +16,16 @@ TokenPair = tuple[list[int], list[int]]
 
 
 def read_pairs(
-    codec: Codec, prompts: Sequence[Prompt], completions: Sequence[str], context: int
+    codec: Codec,
+    prompts: Sequence[Prompt],
+    completions: Sequence[str],
+    context: int,
+    before: Sequence[list[int]] | None = None,
 ) -> list[TokenPair]:
-    """The pairs as tokens. Prompt and completion are encoded apart: what a completion scores must not hang on
-    whether its first letters would merge with the prompt's last ones.
+    """The pairs as tokens, each prompt with what stands `before` it.
+
+    Prompt and completion are encoded apart: what a completion scores must not hang on whether its first
+    letters would merge with the prompt's last ones.
 
     Raises:
         BadInputError: not as many completions as prompts.
@@ -28,7 +34,10 @@ def read_pairs(
     if len(prompts) != len(completions):
         raise BadInputError(f"{len(prompts)} prompts and {len(completions)} completions: give one for each")
     encoded = {prompt: codec.prompt(prompt) for prompt in dict.fromkeys(prompts)}
-    pairs = [(encoded[p], codec.completion(c)) for p, c in zip(prompts, completions, strict=True)]
+    pairs = [
+        (head + encoded[p], codec.completion(c))
+        for head, p, c in zip(before or [[]] * len(prompts), prompts, completions, strict=True)
+    ]
     for prompt, completion in pairs:
         check_fits(len(prompt), len(completion), context)
     return pairs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from penname.errors import BadInputError
@@ -47,6 +48,9 @@ class Codec:
             None
         }  # after a beginning comes another text
         self.ends = frozenset(own | {special[name] for name in _END_NAMES if name in special} | set(ends))
+        self.end: int | None = next(
+            (token for token in (tokenizer.eos_token_id, *sorted(self.ends)) if token is not None), None
+        )
         between = special.get("<|endoftext|>"), tokenizer.eos_token_id, tokenizer.bos_token_id
         self._start = next((token for token in between if token is not None), 0)
 
@@ -75,6 +79,10 @@ class Codec:
         """The text of token ids, control tokens left out."""
         text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text)
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer where a model's weights lie."""
+        self._tokenizer.save_pretrained(folder)
 
     def _encode(self, text: str, *, begin: bool, plain: bool) -> list[int]:
         check_text(text)

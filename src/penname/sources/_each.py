@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from penname.errors import BadInputError
-from penname.records import BadRow, Item, check_user_id
+from penname.records import BadRow, check_user_id
 from penname.sources._arrays import objects
 from penname.sources._rows import bad, id_of
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 _SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
 
-def each(path: Path, convert: Callable[[Row], Iterable[Item]]) -> Iterator[Item]:
+def each(path: Path, convert: Callable[[Row], Iterable[T]]) -> Iterator[T | BadRow]:
     """What `convert` makes of each object of the file; a BadRow where it raises, nothing of that row kept.
 
     Raises:

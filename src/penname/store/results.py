@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import NamedTuple, Self
 
 
@@ -50,6 +51,14 @@ class Group(NamedTuple):
 
     users: tuple[str, ...]
     documents: int
+
+
+class TrainedFolder(NamedTuple):
+    """The folder of something that was trained from a store, and when the store was last told so (UTC)."""
+
+    path: Path  # absolute
+    method: str
+    added_at: datetime
 
 
 class Schema(NamedTuple):

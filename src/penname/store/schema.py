@@ -23,7 +23,7 @@ from sqlalchemy import (
     Text,
 )
 
-HEAD = "0001"
+HEAD = "0002"
 VERSION_TABLE = "penname_schema"  # Alembic's table under a name that no other program uses
 
 metadata = MetaData()
@@ -131,6 +131,18 @@ erasures = Table(
     "erasures",
     metadata,
     Column("pk", Serial, primary_key=True),
+    sqlite_autoincrement=True,
+)
+
+# Folders of what was trained from this store, on the machine that trained it. They name nobody; each has an
+# index of its own that tells whose data it saw.
+trained = Table(
+    "trained",
+    metadata,
+    Column("pk", Serial, primary_key=True),
+    Column("path", Key, nullable=False, unique=True),
+    Column("method", Text, nullable=False),
+    Column("added_at", BigInteger, nullable=False),
     sqlite_autoincrement=True,
 )
 

@@ -22,11 +22,11 @@ from penname.errors import (
     UnknownUserError,
 )
 from penname.records import BadRow, Item, User, check_user_id
-from penname.store import migrate
+from penname.store import migrate, trained
 from penname.store.database import Database
 from penname.store.erase import compact, unfinished
 from penname.store.ingest import add_items
-from penname.store.results import Added, Group, Schema
+from penname.store.results import Added, Group, Schema, TrainedFolder
 from penname.store.rows import CHUNK
 from penname.store.schema import HEAD, documents, users
 from penname.store.user import UserStore
@@ -175,6 +175,23 @@ class Store:
             The counts of all batches.
         """
         return add_items(self._database, items, batch, on_bad, on_batch)
+
+    # --- what was trained from it
+
+    def add_trained(self, path: Path | str, method: str) -> None:
+        """Notes the folder of something that is trained from this store, so that an erase looks there too.
+
+        Call it before the training reads the store. Noting a folder again only renews its method and time.
+
+        Args:
+            path: the folder; kept as an absolute path. It need not be there yet.
+            method: which method trained it.
+        """
+        trained.add_folder(self._database, path, method)
+
+    def trained(self) -> list[TrainedFolder]:
+        """The folders that were noted, in the order in which they came, also those that are gone."""
+        return trained.folders(self._database)
 
     # --- the database
 

@@ -1,0 +1,357 @@
+"""`penname train`: one folder as the result, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from penname.cli.options import Json, Model
+from penname.cli.output import clean, note, plural, progress, say, say_json
+
+if TYPE_CHECKING:
+    from penname.methods.prlhf.config import PDPOConfig
+    from penname.methods.prlhf.data import Prepared
+    from penname.records import BadRow
+    from penname.train.folder import Trained
+
+RAW = "raw"  # the prompt's form: as it stands
+_SHOWN = ("loss", "accuracy", "held_out_loss", "held_out_accuracy", "held_out_worst_user")
+
+train_app = typer.Typer(
+    help="Train a model, or a reward, on people's texts and preferences.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Preferences = Annotated[
+    str,
+    typer.Option(
+        "--preferences",
+        metavar="FILE|DB",
+        help="Rows in TRL's form with user_id (JSON or JSON Lines), or a store: its choices, ratings, edits.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="The result's folder. Without it: the method's own place."),
+]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        "-t",
+        metavar="TASK",
+        help="How prompts are put to the model, as `penname write --task` does; `raw`: as they stand. "
+        "Default: write for a store, raw for a file.",
+    ),
+]
+Only = Annotated[
+    str | None,
+    typer.Option("--only", metavar="USER", help="This user's preferences alone: one model per user."),
+]
+About = Annotated[
+    bool, typer.Option("--about", help="Of a store: the user's profile stands in the prompt as well.")
+]
+Alpha = Annotated[float, typer.Option("--alpha", help="Share of the user's own loss; the rest: the generic.")]
+Tokens = Annotated[int, typer.Option("--user-tokens", metavar="T", help="Rows of a soft prompt.")]
+Clusters = Annotated[int, typer.Option("--clusters", metavar="K", help="Of --users cluster.")]
+Weights = Annotated[Literal["lora", "full"], typer.Option("--weights", help="What of the model is trained.")]
+Rank = Annotated[int, typer.Option("--rank", metavar="R", help="Of the LoRA.")]
+DType = Annotated[
+    Literal["float32", "bfloat16"] | None,
+    typer.Option("--dtype", help="Type computed with. Default: bfloat16 where the processor is fast at it."),
+]
+Epochs = Annotated[float, typer.Option("--epochs", metavar="N", help="Times that each preference is seen.")]
+Batch = Annotated[
+    int,
+    typer.Option(
+        "--batch", metavar="N", help="Preferences of a step; gradients add up over portions that fit."
+    ),
+]
+Portion = Annotated[int, typer.Option("--portion", metavar="N", help="Tokens read at once: bounds memory.")]
+Rate = Annotated[float, typer.Option("--lr", metavar="RATE", help="Of the model's weights.")]
+UserRate = Annotated[float, typer.Option("--user-lr", metavar="RATE", help="Of the users' parameters.")]
+Warmup = Annotated[
+    int, typer.Option("--warmup", metavar="N", help="Steps of rising rate, a tenth of all at most.")
+]
+HeldOut = Annotated[
+    float, typer.Option("--held-out", metavar="SHARE", help="Of each user's preferences, to evaluate on.")
+]
+Every = Annotated[
+    int, typer.Option("--every", metavar="N", help="Steps between evaluations, and between checkpoints.")
+]
+Patience = Annotated[
+    int,
+    typer.Option("--patience", metavar="N", help="Evaluations without a lower loss that end it; 0: none."),
+]
+MaxTokens = Annotated[
+    int, typer.Option("--max-tokens", metavar="N", help="Longer preferences are left out, and counted.")
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of order, adapters and soft prompts.")]
+Reference = Annotated[
+    Path | None,
+    typer.Option(
+        "--reference", metavar="FILE", help="Keep the reference's log-probabilities there, for others to use."
+    ),
+]
+
+
+@train_app.command("p-dpo")
+def p_dpo(
+    preferences: Preferences,
+    model: Model = None,
+    out: Out = None,
+    users: Annotated[
+        Literal["individual", "cluster", "none"],
+        typer.Option("--users", help="The user model; none: one model for all (vanilla DPO)."),
+    ] = "individual",
+    loss: Annotated[
+        Literal["sigmoid", "ipo", "kto"],
+        typer.Option("--loss", help="DPO, IPO, or KTO for single ratings."),
+    ] = "sigmoid",
+    beta: Annotated[float, typer.Option("--beta", help="How closely the reference is kept to.")] = 0.1,
+    alpha: Alpha = 0.5,
+    user_tokens: Tokens = 10,
+    clusters: Clusters = 5,
+    weights: Weights = "lora",
+    rank: Rank = 8,
+    dtype: DType = None,
+    epochs: Epochs = 1.0,
+    batch: Batch = 16,
+    portion: Portion = 4096,
+    lr: Rate = 5e-5,
+    user_lr: UserRate = 1e-3,
+    warmup: Warmup = 150,
+    held_out: HeldOut = 0.1,
+    every: Every = 25,
+    patience: Patience = 0,
+    max_tokens: MaxTokens = 1024,
+    seed: Seed = 0,
+    task: Task = None,
+    about: About = False,
+    only: Only = None,
+    reference: Reference = None,
+    json: Json = False,
+) -> None:
+    """Train a model and its users' soft prompts on preferences.
+
+    Personalised DPO (P-RLHF, arXiv 2402.05133). The same command again goes on where it was stopped.
+
+    Example: penname train p-dpo --preferences choices.jsonl --out runs/ours
+    """
+    asked = locals()
+    _train("p-dpo", preferences, out, model, _config(asked), asked)
+
+
+@train_app.command("p-rm")
+def p_rm(
+    preferences: Preferences,
+    model: Model = None,
+    out: Out = None,
+    users: Annotated[
+        Literal["individual", "cluster", "none", "low-rank", "pooled", "alone"],
+        typer.Option(
+            "--users",
+            help="individual, cluster, none: soft prompts and a trained model. low-rank: weights over a "
+            "shared basis on fixed features (LoRe); pooled, alone: one reward for all, or one per user.",
+        ),
+    ] = "individual",
+    features: Annotated[
+        Literal["embedder", "model"],
+        typer.Option("--features", help="Of low-rank, pooled, alone: what an answer's features are made by."),
+    ] = "embedder",
+    basis: Annotated[
+        int, typer.Option("--basis", metavar="N", help="Of low-rank: dimensions in which users differ.")
+    ] = 16,
+    alpha: Alpha = 0.5,
+    user_tokens: Tokens = 10,
+    clusters: Clusters = 5,
+    weights: Weights = "lora",
+    rank: Rank = 8,
+    dtype: DType = None,
+    epochs: Epochs = 1.0,
+    batch: Batch = 16,
+    portion: Portion = 4096,
+    lr: Rate = 5e-5,
+    user_lr: UserRate = 1e-3,
+    warmup: Warmup = 150,
+    held_out: HeldOut = 0.1,
+    every: Every = 25,
+    patience: Patience = 0,
+    max_tokens: MaxTokens = 1024,
+    seed: Seed = 0,
+    task: Task = None,
+    about: About = False,
+    only: Only = None,
+    json: Json = False,
+) -> None:
+    """Train a reward that knows its users on preferences.
+
+    A personalised reward model (P-RLHF, arXiv 2402.05133), or its low-rank form (LoRe, arXiv 2504.14439). The
+    same command again goes on where it was stopped.
+
+    Example: penname train p-rm --users low-rank --preferences choices.jsonl --out runs/taste
+    """
+    asked = locals()
+    if users in ("low-rank", "pooled", "alone"):
+        _featured(preferences, out, model, asked)
+        return
+    _train("p-rm", preferences, out, model, _config(asked), asked)
+
+
+def _config(asked: Mapping[str, Any]) -> PDPOConfig:
+    """The settings that a command's options ask for."""
+    from penname.methods.prlhf.config import PDPOConfig
+    from penname.train.loop import LoopSettings
+    from penname.train.model import LoraSettings
+    from penname.train.optimizer import OptimizerSettings
+
+    same = (
+        "users",
+        "alpha",
+        "user_tokens",
+        "clusters",
+        "weights",
+        "dtype",
+        "max_tokens",
+        "portion",
+        "held_out",
+    )
+    own = {name: asked[name] for name in (*same, "loss", "beta") if name in asked}
+    rank, every = asked["rank"], asked["every"]
+    return PDPOConfig(
+        **own,
+        lora=LoraSettings(rank, 2 * rank),
+        optimizer=OptimizerSettings(asked["lr"], asked["user_lr"], asked["warmup"]),
+        loop=LoopSettings(asked["epochs"], asked["batch"], every, every, asked["patience"], asked["seed"]),
+    )
+
+
+def _prepared(
+    source: str, *, ratings: bool = False, users: bool = True, about: bool, only: str | None
+) -> Prepared:
+    """The preferences, with what was left out told on stderr."""
+    from penname.methods.prlhf.data import prepare, read_preferences
+
+    def bad(row: BadRow) -> None:
+        note(f"left out: {row}")
+
+    found = read_preferences(source, about=about)
+    prepared = prepare(found, wanted="ratings" if ratings else "pairs", users=users, only=only, bad=bad)
+    for what, number in (*prepared.left_out.items(), *prepared.remarks.items()):
+        note(f"{number:,} {what}")
+    note(f"{plural(len(prepared), 'preference')} of {plural(len(prepared.users), 'user')}")
+    return prepared
+
+
+def _task_of(task: str | None, source: str) -> str | None:
+    """The task whose form prompts are put in; None: as they stand."""
+    from penname.methods.prlhf.data_read import is_store
+    from penname.tasks import task as find_task
+
+    if task is None:
+        return "write" if is_store(source) else None
+    return None if task == RAW else find_task(task).name
+
+
+def _place(method: str, out: Path | None) -> Path:
+    from penname.paths import trained_dir
+
+    return (out or trained_dir(method)).expanduser()
+
+
+def _train(
+    method: Literal["p-dpo", "p-rm"],
+    source: str,
+    out: Path | None,
+    model: str | None,
+    config: PDPOConfig,
+    asked: Mapping[str, Any],
+) -> None:
+    from penname.methods.prlhf.train import train_preferences
+
+    folder = _place(method, out)
+    task = _task_of(asked["task"], source)
+    _registered(source, folder, method)
+    prepared = _prepared(
+        source,
+        ratings=config.loss == "kto",
+        users=config.users != "none",
+        about=asked["about"],
+        only=asked["only"],
+    )
+    with progress(f"training {method}", total=1, left=True) as shown:
+
+        def tell(done: int, total: int, figures: Mapping[str, float]) -> None:
+            text = " ".join(f"{name} {figures[name]:.3f}" for name in _SHOWN if name in figures)
+            shown.update(
+                shown.task_ids[0], completed=done, total=total, description=clean(f"{method} {text}")
+            )
+
+        try:
+            trained = train_preferences(
+                method,
+                prepared,
+                folder,
+                model=model,
+                config=config,
+                task=task,
+                reference=asked.get("reference"),
+                progress=tell,
+                note=note,
+            )
+        except KeyboardInterrupt:
+            note(f"stopped: what is trained is kept beside {folder}; the same command goes on with it")
+            raise
+    _done(trained, json=asked["json"])
+
+
+def _registered(source: str, folder: Path, method: str) -> None:
+    """Note the result in the store whose users it learns from, so that erasing a user finds it."""
+    from penname.methods.prlhf.data_read import is_store
+    from penname.store import Store
+
+    if is_store(source):
+        with Store(source, create=False) as store:
+            store.add_trained(folder, method)
+
+
+def _done(trained: Trained, *, json: bool) -> None:
+    import json as json_lib
+
+    from penname.train.folder import CARD
+
+    card = json_lib.loads((trained.path / CARD).read_text(encoding="utf-8"))
+    if json:
+        say_json({"out": str(trained.path), **card})
+        return
+    found = ", ".join(f"{name} {value:.4g}" for name, value in card["held_out"].items())
+    say(f"{trained.method} over {trained.model}: {trained.path}")
+    if found:
+        say(f"kept: {found}")
+
+
+def _featured(source: str, out: Path | None, model: str | None, asked: Mapping[str, Any]) -> None:
+    from penname.methods.prlhf.featured import train_featured
+    from penname.methods.prlhf.lowrank import LowRankConfig
+
+    folder = _place("p-rm", out)
+    task = _task_of(asked["task"], source)
+    _registered(source, folder, "p-rm")
+    prepared = _prepared(source, users=asked["users"] != "pooled", about=asked["about"], only=asked["only"])
+    with progress("training p-rm", total=1) as shown:
+        trained = train_featured(
+            prepared,
+            folder,
+            users=asked["users"],
+            features=asked["features"],
+            model=model,
+            config=LowRankConfig(rank=asked["basis"], seed=asked["seed"]),
+            task=task,
+            held_out=asked["held_out"],
+            progress=lambda done, total, _: shown.update(shown.task_ids[0], completed=done, total=total),
+        )
+    _done(trained, json=asked["json"])

@@ -1,0 +1,68 @@
+"""The settings of P-RLHF, each with its unit and where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from penname.errors import BadInputError
+from penname.methods.prlhf.losses import Loss
+from penname.train.loop import LoopSettings
+from penname.train.model import LoraSettings, Weights
+from penname.train.optimizer import OptimizerSettings
+
+FEATURED = ("low-rank", "pooled", "alone")
+"""The user models of P-RM on fixed features, where no language model is trained."""
+
+HEAD = "head.safetensors"
+"""Where a result of P-RM keeps its scalar head."""
+
+Users = Literal["individual", "cluster", "none"]
+
+
+@dataclass(frozen=True)
+class PDPOConfig:
+    """Settings of P-DPO and of P-RM with soft prompts. Source: arXiv 2402.05133, where nothing else is said.
+
+    Raises:
+        BadInputError: a setting has a value that it cannot have.
+    """
+
+    users: Users = "individual"  # the user model; "none": one model for all (vanilla)
+    loss: Loss = "sigmoid"  # sigmoid (DPO), ipo, or kto for single ratings; P-RM has but one
+    alpha: float = 0.5  # share of the user's own loss, the rest is the generic user's
+    beta: float = 0.1  # 0.1 to 0.5 in the paper
+    user_tokens: int = 10  # T_u, rows of a soft prompt
+    clusters: int = 5  # K, 5 or 10
+    weights: Weights = "lora"  # what of the model is trained
+    lora: LoraSettings = LoraSettings()
+    dtype: Literal["float32", "bfloat16"] | None = None  # None: bfloat16 where the processor is fast at it
+    max_tokens: int = 1024  # of a prompt with its longer answer; pairs above it are left out, and counted
+    portion: int = 4096  # tokens read at once: bounds memory; ours
+    held_out: float = 0.1  # share of each user's pairs held out for evaluation while training; ours
+    optimizer: OptimizerSettings = OptimizerSettings()
+    loop: LoopSettings = field(default_factory=LoopSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant, before anything is loaded."""
+        for name, allowed in (("users", get_args(Users)), ("loss", get_args(Loss))):
+            if getattr(self, name) not in allowed:
+                raise BadInputError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}")
+        if not 0 <= self.alpha <= 1:
+            raise BadInputError(f"alpha: {self.alpha} is not from 0 to 1")
+        if not 0 <= self.held_out < 1:
+            raise BadInputError(f"held_out: {self.held_out} is not from 0 to below 1")
+        least = {"beta": self.beta, "epochs": self.loop.epochs, "lr": self.optimizer.lr}
+        for name, value in least.items():
+            if not value > 0:
+                raise BadInputError(f"{name}: {value} is not above 0")
+        counts = {
+            "user_tokens": self.user_tokens,
+            "clusters": self.clusters,
+            "max_tokens": self.max_tokens,
+            "batch": self.loop.batch,
+            "lora rank": self.lora.rank,
+        }
+        for name, count in counts.items():
+            if count < 1:
+                raise BadInputError(f"{name}: {count} is too small; at least 1")

@@ -1,0 +1,82 @@
+"""Erasing a user from what was trained: the row in every table goes; shared weights can only be named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from penname.errors import PennameError, TrainedError
+from penname.methods.prlhf.index import saw
+from penname.methods.prlhf.table import TABLE, UserTable
+from penname.store import Store
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What `forget` found and did, by folder (absolute paths)."""
+
+    rows: tuple[Path, ...] = ()  # the table had a row of the user: zeroed, and out of the index
+    weights: tuple[Path, ...] = ()  # the shared weights were trained on the user's data, and stay as they are
+    gone: tuple[Path, ...] = ()  # noted in the store, and not there (any more, or on another machine)
+
+
+def forget(store: Store, user: str, folders: Sequence[Path] = ()) -> Forgotten:
+    """Erases the user's row in every run trained from `store`, and in `folders` too.
+
+    Call it before the user's part of the store is erased: where a kill comes between, both can be repeated.
+    A run that cannot be looked into does not keep the others from being cleaned.
+
+    Args:
+        store: names the runs (`Store.trained`); the user need not be in it.
+        user: the id.
+        folders: further runs, trained from files or from another store.
+
+    Raises:
+        TrainedError: one of `folders` is not there, and nothing was done; or runs could not be looked into or
+            written, and all others were cleaned.
+    """
+    named = [folder.expanduser().resolve() for folder in folders]
+    for folder in named:
+        if not folder.is_dir():
+            raise TrainedError(f"there is no folder {folder}: nothing was erased")
+    rows, weights, gone, failed = [], [], [], []
+    for folder in dict.fromkeys([*(one.path for one in store.trained()), *named]):
+        try:
+            if not folder.is_dir():
+                gone.append(folder)
+                continue
+            if saw(folder, user):
+                weights.append(folder)
+            if _erase_row(folder, user):
+                rows.append(folder)
+        except (PennameError, OSError) as error:
+            failed.append(f"{folder} ({error})")
+    if failed:
+        raise TrainedError(
+            f"{user!r} could not be erased from {'; '.join(failed)}. Mend or delete what is named, then "
+            "erase again; until then the store keeps the user, while all other runs are clean"
+        )
+    return Forgotten(tuple(rows), tuple(weights), tuple(gone))
+
+
+def knows(folder: Path, user: str) -> bool:
+    """Whether the run in `folder` has a row of the user, or trained its shared weights on the user's data.
+
+    Raises:
+        TrainedError: the folder holds no run, or a damaged one.
+    """
+    if saw(folder, user):
+        return True
+    if not (folder / TABLE).exists():
+        return False
+    with UserTable.open(folder) as table:
+        return user in table
+
+
+def _erase_row(folder: Path, user: str) -> bool:
+    """Whether there was a row. A run without users has no table."""
+    if not (folder / TABLE).exists():
+        return False
+    with UserTable.open(folder) as table:
+        return table.erase(user)

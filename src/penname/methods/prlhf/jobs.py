@@ -1,0 +1,192 @@
+"""What a step of P-DPO, P-KTO and P-RM computes (arXiv 2402.05133): a batch's mixed loss, in portions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from penname.methods.prlhf.answers import Answers, Question
+from penname.methods.prlhf.losses import PairLoss, gap, kto_loss, mixed, pair_loss
+from penname.methods.prlhf.users import GENERIC
+from penname.train.loop import Metrics
+
+
+@dataclass(frozen=True)
+class Example:
+    """A pair, the chosen answer first, or one rated answer; all in token ids."""
+
+    user: int  # the user's number; GENERIC where there is none
+    prompt: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+    reference: tuple[float, ...]  # log π_ref of each answer; 0 for a reward model
+    liked: bool = True
+    weight: float = 1.0
+    other: tuple[int, ...] = ()  # an answer to another prompt, for KTO's reference point
+    other_reference: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that reading it once costs."""
+        return len(self.prompt) + sum(map(len, self.answers))
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Of each example: the loss, and the user's and the generic user's margin. (n,) each."""
+
+    loss: torch.Tensor
+    own: torch.Tensor
+    generic: torch.Tensor
+
+
+Judge = Callable[[torch.Tensor, Sequence[Example], float], tuple[torch.Tensor, torch.Tensor]]
+"""From values (n, answers), their examples and the reference point to losses (n,) and margins (n,)."""
+
+
+def judge_pairs(beta: float, loss: PairLoss) -> Judge:
+    """P-DPO and P-IPO; with β = 1 and references of 0, P-RM. The margin is β Δ."""
+
+    def judge(
+        values: torch.Tensor, examples: Sequence[Example], zero: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        del zero
+        reference = _references(examples, values)
+        delta = gap(values[:, 0], values[:, 1], reference[:, 0], reference[:, 1])
+        return pair_loss(delta, beta, loss), beta * delta.detach()
+
+    return judge
+
+
+def judge_ratings(beta: float) -> Judge:
+    """P-KTO. The margin is β (ratio − z₀), its sign turned for what was not liked."""
+
+    def judge(
+        values: torch.Tensor, examples: Sequence[Example], zero: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ratio = (values - _references(examples, values))[:, 0]
+        liked = torch.tensor([example.liked for example in examples], device=values.device)
+        weight = torch.tensor([example.weight for example in examples], device=values.device)
+        losses = weight * kto_loss(ratio, liked, torch.tensor(zero, device=values.device), beta)
+        return losses, beta * (ratio.detach() - zero) * torch.where(liked, 1, -1)
+
+    return judge
+
+
+def _references(examples: Sequence[Example], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor([example.reference for example in examples], device=like.device)
+
+
+class PreferenceJob:
+    """The mixed loss over batches of examples. A `train.loop.Job`.
+
+    Args:
+        train, held: examples to train on, and those held out.
+        alpha: share of the user's own loss; examples without a user have the generic one alone.
+        portion: tokens read at once.
+    """
+
+    def __init__(
+        self,
+        answers: Answers,
+        judge: Judge,
+        train: Sequence[Example],
+        held: Sequence[Example],
+        *,
+        alpha: float,
+        portion: int,
+    ) -> None:
+        self._answers = answers
+        self._judge = judge
+        self._train = train
+        self._held = held
+        self._alpha = alpha
+        self._portion = portion
+
+    @property
+    def size(self) -> int:
+        """Examples to train on."""
+        return len(self._train)
+
+    def backward(self, batch: Sequence[int]) -> Iterator[Metrics]:
+        """As `train.loop.Job.backward`."""
+        examples = [self._train[place] for place in batch]
+        zero = self._zero(examples)
+        for some in self._portions(examples):
+            losses, own, _ = self._outcome(some, zero)
+            loss = losses.sum() / len(examples)
+            loss.backward()  # type: ignore[no-untyped-call]
+            yield {
+                "loss": float(loss.detach()),
+                "accuracy": float((own > 0).sum()) / len(examples),
+                "margin": float(own.sum()) / len(examples),
+            }
+
+    def evaluate(self) -> Metrics:
+        """As `train.loop.Job.evaluate`: also the accuracy of the user who is served worst."""
+        if not self._held:
+            return {}
+        zero = self._zero(self._held)
+        total: dict[str, float] = defaultdict(float)
+        right: dict[int, list[float]] = defaultdict(list)
+        for some in self._portions(self._held):
+            losses, own, generic = self._outcome(some, zero)
+            total["loss"] += float(losses.detach().sum())
+            total["accuracy"] += float((own > 0).sum())
+            total["generic_accuracy"] += float((generic > 0).sum())
+            for example, margin in zip(some, own.tolist(), strict=True):
+                right[example.user].append(float(margin > 0))
+        worst = min(sum(some) / len(some) for some in right.values())
+        return {**{name: value / len(self._held) for name, value in total.items()}, "worst_user": worst}
+
+    def _outcome(
+        self, examples: Sequence[Example], zero: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The mixed loss of each example, and the user's and the generic user's margin: (n,) each."""
+        own, generic, shares = self._values(examples)
+        own_losses, own_margins = self._judge(own, examples, zero)
+        losses, margins = self._judge(generic, examples, zero)
+        return mixed(own_losses, losses, shares), own_margins, margins
+
+    def _values(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Own and generic values of all answers, (n, answers), and each example's share α of the own.
+
+        Where one of the two has no share, it is not read: the other stands in its place.
+        """
+        shares = [self._alpha if example.user != GENERIC else 0.0 for example in examples]
+        sides: list[list[Question]] = [[], []]
+        for example, share in zip(examples, shares, strict=True):
+            own, generic = (example.user if share else GENERIC), (GENERIC if share < 1 else example.user)
+            for side, user in zip(sides, (own, generic), strict=True):
+                side += [Question(user, example.prompt, answer) for answer in example.answers]
+        values = self._answers.values(sides[0] + sides[1]).view(2, len(examples), -1)
+        return values[0], values[1], torch.tensor(shares, device=values.device)
+
+    def _zero(self, examples: Sequence[Example]) -> float:
+        """KTO's reference point z₀: the mean log-ratio of answers to other prompts, at least 0.
+
+        Source: arXiv 2402.01306, section 4.1; 0 for pairs, which have no use for it.
+        """
+        asked = [example for example in examples if example.other]
+        if not asked:
+            return 0.0
+        questions = [Question(example.user, example.prompt, example.other) for example in asked]
+        values = {k: v for some in self._answers.each(questions, self._portion) for k, v in some.items()}
+        ratios = [values[place] - example.other_reference for place, example in enumerate(asked)]
+        return max(0.0, sum(ratios) / len(ratios))
+
+    def _portions(self, examples: Sequence[Example]) -> Iterator[list[Example]]:
+        """Runs of examples of about `portion` tokens, counting each twice: for the user and for nobody."""
+        taken: list[Example] = []
+        held = 0
+        for example in examples:
+            size = 2 * example.tokens
+            if taken and held + size > self._portion:
+                yield taken
+                taken, held = [], 0
+            taken.append(example)
+            held += size
+        if taken:
+            yield taken

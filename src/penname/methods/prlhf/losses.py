@@ -1,0 +1,63 @@
+"""The losses of P-RLHF (arXiv 2402.05133), as pure functions of log-probabilities in natural logarithms.
+
+Notation: log π(y|x, e_v) is the policy's log-probability of an answer to the prompt x for the user v, summed
+over its tokens; log π_ref(y|x) the frozen reference's, which sees no user. y_w is chosen, y_l rejected.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch.nn import functional
+
+PairLoss = Literal["sigmoid", "ipo"]
+Loss = Literal["sigmoid", "ipo", "kto"]
+
+
+def gap(
+    chosen: torch.Tensor, rejected: torch.Tensor, ref_chosen: torch.Tensor, ref_rejected: torch.Tensor
+) -> torch.Tensor:
+    """Δ_v = log π(y_w|x, e_v) − log π_ref(y_w|x) − log π(y_l|x, e_v) + log π_ref(y_l|x).
+
+    All of shape (pairs,); arXiv 2402.05133, section 4.2, and arXiv 2305.18290, equation 7.
+    """
+    return (chosen - ref_chosen) - (rejected - ref_rejected)
+
+
+def pair_loss(delta: torch.Tensor, beta: float, loss: PairLoss = "sigmoid") -> torch.Tensor:
+    """The loss of each pair, (pairs,), from its gap Δ.
+
+    sigmoid: −log σ(β Δ), DPO (arXiv 2305.18290, equation 7); with β = 1 and rewards in the place of
+    log-ratios it is Bradley and Terry's, the loss of P-RM (section 4.1).
+    ipo: (Δ − 1 / 2β)² (arXiv 2310.12036, equation 17).
+    """
+    if loss == "sigmoid":
+        return -functional.logsigmoid(beta * delta)
+    return (delta - 1 / (2 * beta)) ** 2
+
+
+def kto_loss(
+    ratio: torch.Tensor,
+    liked: torch.Tensor,
+    zero: torch.Tensor,
+    beta: float,
+    weights: tuple[float, float] = (1.0, 1.0),
+) -> torch.Tensor:
+    """The loss of single ratings, (ratings,): KTO (arXiv 2402.01306, equation 8).
+
+    Args:
+        ratio: log π(y|x, e_v) − log π_ref(y|x), (ratings,).
+        liked: whether each answer was liked, (ratings,) of bool.
+        zero: the reference point z₀ ≥ 0, a scalar without gradient: the mean ratio of answers to other
+            prompts, an estimate of KL(π ‖ π_ref).
+        weights: λ of the liked and of the disliked.
+    """
+    value = torch.where(liked, torch.sigmoid(beta * (ratio - zero)), torch.sigmoid(beta * (zero - ratio)))
+    weight = torch.where(liked, weights[0], weights[1])
+    return weight * (1 - value)
+
+
+def mixed(own: torch.Tensor, generic: torch.Tensor, alpha: torch.Tensor | float) -> torch.Tensor:
+    """α · own + (1 − α) · generic, the user's loss and the generic user's (arXiv 2402.05133, equation 5)."""
+    return alpha * own + (1 - alpha) * generic

@@ -1,0 +1,145 @@
+"""How P-DPO writes (arXiv 2402.05133, section 4): with the run's model, after the user's soft prompt.
+
+Who is unknown to the run gets the generic user's. A run without users (vanilla) has no soft prompts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from penname.errors import BadInputError, ModelError, ModelNotFoundError, TrainedError
+from penname.lm import ModelConfig, load_model, parse
+from penname.lm.base import LanguageModel, Prefix
+from penname.methods.prlhf.soft import SoftTable
+from penname.train.folder import Trained, open_trained
+
+if TYPE_CHECKING:
+    from penname.lm.local import TransformersLM
+
+METHOD = "p-dpo"
+
+
+class Personal:
+    """A trained run that writes for its users; made by `open_personal`. Nothing of the model is loaded yet.
+
+    A row is read from the table each time it is asked for: what `adapt` or `erase` changes counts at once.
+
+    Args:
+        path: the run's folder.
+        model: the base with the run's adapter.
+        table: the users' soft prompts; None where the run has no users.
+    """
+
+    def __init__(self, path: Path, model: LanguageModel, table: SoftTable | None) -> None:
+        self.path = path
+        self.model = model
+        self._table = table
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the weights, base or adapter; a user's own part is in the key of the prefix."""
+        return self.model.fingerprint
+
+    def knows(self, user: str) -> bool:
+        """Whether the run has a vector of the user's own."""
+        return self._table is not None and self._table.knows(user)
+
+    @property
+    def has_users(self) -> bool:
+        """Whether it has users at all."""
+        return self._table is not None
+
+    def prefix(self, *users: str) -> Prefix | None:
+        """The soft prompt of a user, or the mean of several authors'; None where the run has no users.
+
+        The generic user's stands for whoever is unknown.
+        """
+        if self._table is None:
+            return None
+        rows = np.stack([self._table.rows(user) for user in users]).mean(axis=0, dtype=np.float32)
+        return Prefix(hashlib.sha256(rows.tobytes()).hexdigest(), rows)
+
+
+def base_fingerprint(config: ModelConfig) -> str:
+    """The fingerprint of a base model, the same wherever it runs and whatever is laid over it.
+
+    Raises as `load_model` does.
+    """
+    return load_model(replace(config, adapter=None, device=None)).fingerprint
+
+
+def open_personal(folder: Path | str, base: str | ModelConfig | None = None) -> Personal:
+    """The trained run in `folder`, ready to write.
+
+    Args:
+        base: the base model, where it is no longer what the run recorded: its folder has moved, or it is to
+            run on another device. A run with all weights of its own needs none.
+
+    Raises:
+        TrainedError: no such run; it is cut short, or of another method; its base model is not there, or has
+            other weights; or its table does not fit the model. The base model alone never stands in for it.
+    """
+    trained = open_trained(folder, METHOD)
+    model = _model(trained, base)
+    return Personal(trained.path, model, SoftTable.open(trained, model.width))
+
+
+def checked_base(trained: Trained, base: str | ModelConfig | None) -> ModelConfig:
+    """The base model's configuration, when it is the one that the run was trained over."""
+    try:
+        config = base if isinstance(base, ModelConfig) else parse(base or trained.model)
+        found = base_fingerprint(config)
+    except (ModelError, BadInputError) as error:
+        raise TrainedError(
+            f"{trained.path} was trained over {trained.model!r}, and its base model cannot be opened "
+            f"({error}): put it back, or name it with --model"
+        ) from error
+    if config.remote or config.adapter is not None:
+        raise TrainedError(
+            f"{trained.path} cannot be laid over {config.model!r}: its base model is one that runs here, "
+            "without an adapter"
+        )
+    if found != trained.model_fingerprint:
+        raise TrainedError(
+            f"{trained.path} was trained over {trained.model!r} with the weights "
+            f"{trained.model_fingerprint[:12]}, and {config.model!r} has the weights {found[:12]}: "
+            "a run writes with its own base model only"
+        )
+    return config
+
+
+def _model(trained: Trained, base: str | ModelConfig | None) -> TransformersLM:
+    """The run's model: all its own weights, where all were trained, else its adapter over the base."""
+    from penname.lm.local import TransformersLM
+
+    shape, dtype = trained.settings.get("shape"), trained.settings.get("dtype")
+    whole = trained.path / "model"
+    if trained.adapter is not None:
+        config = checked_base(trained, base)
+        shape, dtype = config.shape or shape, config.dtype or dtype
+        config = replace(config, adapter=str(trained.adapter), shape=shape, dtype=dtype)
+    elif whole.is_dir():
+        config = ModelConfig(str(whole), shape=shape, dtype=dtype)
+    else:
+        raise TrainedError(f"{trained.path} is cut short: neither adapter/ nor model/ is there")
+    try:
+        model = load_model(config)
+    except ModelNotFoundError as error:
+        raise TrainedError(f"{trained.path} is cut short: {error}") from None
+    if not isinstance(model, TransformersLM):
+        raise TrainedError(f"{trained.path}: {config.model!r} cannot take an adapter")
+    return model
+
+
+def has_users(folder: Path | str) -> bool:
+    """Whether the run in `folder` has users at all: a vanilla run writes alike for everybody.
+
+    Raises:
+        TrainedError: no such run, or its card cannot be read.
+    """
+    return open_trained(folder, METHOD).settings.get("users") != "none"

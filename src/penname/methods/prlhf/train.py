@@ -1,0 +1,254 @@
+"""Training by preferences: P-DPO and its kin, and P-RM (arXiv 2402.05133); without users both are vanilla.
+
+prepared = prepare(read_preferences("preferences.jsonl"))
+trained = train_preferences("p-dpo", prepared, Path("out"), config=PDPOConfig())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from penname.errors import BadInputError
+from penname.methods.prlhf.answers import Answers, Question
+from penname.methods.prlhf.card import model_card
+from penname.methods.prlhf.config import HEAD, PDPOConfig
+from penname.methods.prlhf.data import Pair, Prepared, Rated, fit, split
+from penname.methods.prlhf.data_prompts import as_completion, as_prompt
+from penname.methods.prlhf.index import create_index
+from penname.methods.prlhf.jobs import Example, PreferenceJob, judge_pairs, judge_ratings
+from penname.methods.prlhf.table import UserTable
+from penname.methods.prlhf.users import GENERIC, SPARSE, SoftUsers
+from penname.tasks import PromptTexts
+from penname.train.checkpoint import save_tensors
+from penname.train.folder import Trained, finish, workshop
+from penname.train.kept import Asked, Kept
+from penname.train.loop import steps_of, train
+from penname.train.model import Trainable, load_trainable
+from penname.train.optimizer import Optimizer
+
+Method = Literal["p-dpo", "p-rm"]
+Progress = Callable[[int, int, Mapping[str, float]], None]
+
+
+def train_preferences(
+    method: Method,
+    prepared: Prepared,
+    out: Path,
+    *,
+    model: str | None = None,
+    config: PDPOConfig = PDPOConfig(),
+    task: str | None = None,
+    reference: Path | None = None,
+    progress: Progress = lambda *_: None,
+    note: Callable[[str], None] = lambda _: None,
+) -> Trained:
+    """Train a model and its users' soft prompts on preferences, or go on where that was stopped.
+
+    Args:
+        prepared: pairs, or rated texts for the loss "kto".
+        out: the result's folder; must not be there yet.
+        model: the base, as `penname.lm.load_model` takes it.
+        task: how prompts are put to the model; None: as they stand.
+        reference: a file of the reference's log-probabilities that several trainings share; None: one of
+            this training's own, removed at its end.
+        progress: called with steps done, steps in all, and the newest figures.
+        note: told what a person should know.
+
+    Raises:
+        BadInputError: nothing fits into the context, the kind of data does not fit the loss, `out` is there.
+        TrainedError: a checkpoint is cut short.
+        ModelError: the model cannot be loaded, or not trained here.
+    """
+    if (config.loss == "kto") != bool(prepared.rated) or (config.loss == "kto" and method == "p-rm"):
+        raise BadInputError(
+            f"{method} with the loss {config.loss!r} cannot train on this kind of preferences"
+        )
+    trainable = load_trainable(
+        model, weights=config.weights, lora=config.lora, dtype=config.dtype, seed=config.loop.seed
+    )
+    reader = TextReader(trainable, task)
+    limit = min(config.max_tokens, trainable.context) - (config.user_tokens if config.users != "none" else 0)
+    fitting = fit(prepared, reader.lengths, limit)
+    kept, held = split(fitting, config.held_out, config.loop.seed)
+    asked = {
+        "method": method,
+        "model_fingerprint": trainable.fingerprint,
+        "settings": {
+            **asdict(config),
+            "task": task,
+            "shape": trainable.shape,
+            "about": any(item.about for item in prepared.items),
+        },
+        "data": {
+            "fingerprint": fitting.fingerprint,
+            "pairs": len(kept),
+            "held_out": len(held),
+            "users": len(fitting.users),
+            "left_out": fitting.left_out,
+        },
+    }
+    with workshop(out, asked) as folder:
+        numbers = {user: number for number, user in enumerate(kept.users)} if config.users != "none" else {}
+        examples, held_examples = (reader.examples(side.items, numbers) for side in (kept, held))
+        if method == "p-dpo":
+            file = reference or folder / "reference.sqlite"
+            model_key = f"{trainable.fingerprint} {trainable.reader.embeddings.weight.dtype}"
+            kept_file = Kept(file, model_key)
+            note(f"the reference's log-probabilities of {len(fitting):,} preferences, once")
+            examples, held_examples = (
+                _with_reference(some, trainable, kept_file, config.portion)
+                for some in (examples, held_examples)
+            )
+        users = _users(trainable, config, len(numbers))
+        head = torch.nn.Parameter(torch.zeros(trainable.reader.width)) if method == "p-rm" else None
+        if head is not None:
+            head.data = head.data.to(trainable.reader.device)
+        optimizer = _optimizer(trainable, users, head, config, len(examples))
+        judge = (
+            judge_ratings(config.beta)
+            if config.loss == "kto"
+            else judge_pairs(config.beta if method == "p-dpo" else 1.0, config.loss)
+        )
+        job = PreferenceJob(
+            Answers(trainable.reader, users, head),
+            judge,
+            examples,
+            held_examples,
+            alpha=config.alpha,
+            portion=config.portion,
+        )
+        found = train(job, optimizer, config.loop, folder, progress=progress)
+        card = {
+            **asked,
+            "model": trainable.spec,
+            "held_out": found,
+            "rewards": [],
+            "version": version("penname"),
+        }
+
+        def fill(result: Path) -> None:
+            _save_weights(trainable, optimizer, result, config)
+            counts = _counts(kept)
+            if users is None:
+                create_index(result, fitting.users)
+            else:
+                rows = [(user, users.row(number), counts[user]) for user, number in numbers.items()]
+                shape = users.row(0).shape
+                UserTable.create(result, users.shared_arrays(), rows, shape).close()
+            if head is not None:
+                save_tensors(result / HEAD, {"head": head.detach()}, {})
+            (result / "README.md").write_text(model_card(card), encoding="utf-8")
+
+        return finish(folder, out, card, fill)
+
+
+class TextReader:
+    """Preferences as token ids."""
+
+    def __init__(self, model: Trainable, task: str | None) -> None:
+        self._model = model
+        self._task = task
+        self._texts = PromptTexts.load()
+
+    def prompt(self, item: Pair | Rated) -> tuple[int, ...]:
+        shape = self._model.shape
+        return self._model.prompt(
+            as_prompt(item.prompt, shape, task=self._task, about=item.about, texts=self._texts)
+        )
+
+    def answer(self, text: str) -> tuple[int, ...]:
+        return self._model.answer(as_completion(text, self._model.shape))
+
+    def lengths(self, item: Pair | Rated) -> list[int]:
+        return [len(self.prompt(item)), *(len(self.answer(answer)) for answer in item.answers)]
+
+    def examples(self, items: Sequence[Pair | Rated], numbers: Mapping[str, int]) -> list[Example]:
+        """Each item, with the answer of the item after it as KTO's answer to another prompt."""
+        answers = [tuple(self.answer(answer) for answer in item.answers) for item in items]
+        found = []
+        for place, item in enumerate(items):
+            rated = isinstance(item, Rated)
+            found.append(
+                Example(
+                    user=numbers.get(item.user or "", GENERIC),
+                    prompt=self.prompt(item),
+                    answers=answers[place],
+                    reference=(0.0,) * len(answers[place]),
+                    liked=item.liked if isinstance(item, Rated) else True,
+                    weight=item.weight if isinstance(item, Rated) else 1.0,
+                    other=answers[(place + 1) % len(items)][0] if rated else (),
+                )
+            )
+        return found
+
+
+def _with_reference(examples: Sequence[Example], model: Trainable, kept: Kept, portion: int) -> list[Example]:
+    """The examples with what the frozen reference says of their answers: the model as it is before training.
+
+    It sees no user tokens.
+    """
+    from dataclasses import replace
+
+    answers = Answers(model.reader)
+
+    def compute(asked: Sequence[Asked]) -> Iterator[Mapping[int, float]]:
+        return answers.each([Question(GENERIC, prompt, answer) for prompt, answer in asked], portion)
+
+    asked = [(one.prompt, answer) for one in examples for answer in (*one.answers, *_others(one))]
+    found = iter(kept.ask(asked, compute))
+    filled = []
+    for one in examples:
+        reference = tuple(next(found) for _ in one.answers)
+        other = next(found) if one.other else 0.0
+        filled.append(replace(one, reference=reference, other_reference=other))
+    return filled
+
+
+def _others(example: Example) -> list[tuple[int, ...]]:
+    return [example.other] if example.other else []
+
+
+def _users(model: Trainable, config: PDPOConfig, n_users: int) -> SoftUsers | None:
+    if config.users == "none":
+        return None
+    embeddings = model.reader.embeddings.weight
+    return SoftUsers(config.users, n_users, embeddings, config.user_tokens, config.clusters, config.loop.seed)
+
+
+def _optimizer(
+    model: Trainable, users: SoftUsers | None, head: torch.nn.Parameter | None, config: PDPOConfig, size: int
+) -> Optimizer:
+    own = dict(users.trained()) if users is not None else {}
+    if head is not None:
+        own["head"] = head
+    steps = steps_of(size, config.loop)
+    return Optimizer(model.parameters, own, config.optimizer, steps, SPARSE & own.keys())
+
+
+def _counts(prepared: Prepared) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for item in prepared.items:
+        if item.user is not None:
+            counts[item.user] = counts.get(item.user, 0) + 1
+    return counts
+
+
+def _save_weights(model: Trainable, optimizer: Optimizer, result: Path, config: PDPOConfig) -> None:
+    """The adapter in float32, or all weights with the tokenizer, so that the base is not needed any more."""
+    network: Any = model.reader.model
+    if config.weights == "full":
+        network.save_pretrained(result / "model")
+        model.codec.save(result / "model")
+        return
+    for name, parameter in model.parameters.items():
+        parameter.data = optimizer.masters[name].data
+    for one in network.peft_config.values():
+        one.base_model_name_or_path = model.spec
+    network.save_pretrained(result / "adapter")
+    (result / "adapter" / "README.md").unlink(missing_ok=True)  # peft's own card names paths of this machine

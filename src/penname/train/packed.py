@@ -1,0 +1,181 @@
+"""A causal model that reads trees: prompts with the answers that follow them, laid end to end.
+
+No token is padding, a prompt is read once for all its answers, and logits are made only where a token is
+scored. Works with any decoder of transformers whose attention goes through its attention interface and keeps
+nothing else from token to token; `check` finds out by reading a small tree both ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from penname.errors import ModelError
+from penname.train.attention import NAME, Span
+from penname.train.likelihood import token_log_probs
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A prompt of at least one token, and what follows it: each branch at least one token.
+
+    Ids from the vocabulary's size on are rows of the extra embeddings that are read with it.
+    """
+
+    prompt: tuple[int, ...]
+    branches: tuple[tuple[int, ...], ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that a reading of it computes."""
+        return len(self.prompt) + sum(map(len, self.branches))
+
+
+class PackedReader:
+    """Reads trees with `model`, a causal model of transformers that was loaded for it (`train.model`)."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.body = self.base.get_decoder()
+        self.embeddings: torch.nn.Embedding = self.base.get_input_embeddings()
+        self.vocabulary = self.embeddings.num_embeddings
+        self.width = self.embeddings.embedding_dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.embeddings.weight.device
+
+    def log_probs(self, trees: Sequence[Tree], extra: torch.Tensor | None = None) -> torch.Tensor:
+        """Σ log p(token) of each branch after its prompt: (branches,) in the trees' order, float32.
+
+        Args:
+            extra: (m, width) embeddings that ids from the vocabulary's size on stand for.
+        """
+        # A branch's last token is not read: nothing is asked of what would follow it.
+        spans, hidden = self._read(trees, extra, skip=1)
+        rows: list[int] = []
+        tokens: list[int] = []
+        for span, tree in zip(spans, trees, strict=True):
+            for at, branch in zip(_starts(span), tree.branches, strict=True):
+                # The prompt's last token speaks of the first token of every branch.
+                rows += [span.start + span.prompt - 1, *range(at, at + len(branch) - 1)]
+                tokens += branch
+        index, chosen = self._ids(rows), self._ids(tokens)
+        head = self.base.get_output_embeddings()
+        if head.bias is not None:
+            raise ModelError("training by packed reading cannot do a head with a bias")
+        per_token = token_log_probs(hidden[index], head.weight, chosen)
+        lengths = [len(branch) for tree in trees for branch in tree.branches]
+        owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(self.device)
+        return torch.zeros(len(lengths), device=self.device).index_add(0, owner, per_token)
+
+    def last_hidden(self, trees: Sequence[Tree], extra: torch.Tensor | None = None) -> torch.Tensor:
+        """The hidden state at the last token of each branch: (branches, width), in the model's type."""
+        spans, hidden = self._read(trees, extra, skip=0)
+        rows = [
+            at + length - 1 for span in spans for at, length in zip(_starts(span), span.branches, strict=True)
+        ]
+        return hidden[self._ids(rows)]
+
+    def check(self) -> None:
+        """See that a small tree read in one go is what its branches are when read one by one.
+
+        Raises:
+            ModelError: it is not: this kind of model cannot be trained here.
+        """
+        tree = Tree((1, 2, 3), ((4, 5, 6), (7, 8)))
+        with torch.no_grad():
+            together = self.last_hidden([tree, tree]).float()
+            own = self.base.config._attn_implementation
+            self.base.set_attn_implementation("sdpa")
+            try:
+                alone = torch.cat(
+                    [
+                        self.body(input_ids=self._ids([*tree.prompt, *branch])[None], use_cache=False)
+                        .last_hidden_state[0, -1:]
+                        .float()
+                        for branch in tree.branches * 2
+                    ]
+                )
+            finally:
+                self.base.set_attn_implementation(own)
+        tolerance = 1e-3 if self.embeddings.weight.dtype == torch.float32 else 0.1
+        if not torch.allclose(together, alone, rtol=tolerance, atol=tolerance * float(alone.abs().max())):
+            kind = type(self.base).__name__
+            raise ModelError(f"{kind} cannot be trained here: it reads packed text otherwise than plain text")
+
+    def _read(
+        self, trees: Sequence[Tree], extra: torch.Tensor | None, skip: int
+    ) -> tuple[list[Span], torch.Tensor]:
+        """Where the trees lie, and the hidden states of all tokens: (tokens, width).
+
+        The last `skip` tokens of each branch are left out.
+        """
+        ids: list[int] = []
+        places: list[int] = []
+        spans: list[Span] = []
+        for tree in trees:
+            spans.append(
+                Span(len(ids), len(tree.prompt), tuple(len(branch) - skip for branch in tree.branches))
+            )
+            ids += tree.prompt
+            places += range(len(tree.prompt))
+            for branch in tree.branches:
+                read = branch[: len(branch) - skip]
+                ids += read
+                places += range(len(tree.prompt), len(tree.prompt) + len(read))
+        output = self.body(
+            inputs_embeds=self._embedded(ids, extra)[None],
+            position_ids=self._ids(places)[None],
+            use_cache=False,
+            spans=spans,
+        )
+        return spans, output.last_hidden_state[0]
+
+    def _embedded(self, ids: list[int], extra: torch.Tensor | None) -> torch.Tensor:
+        index = self._ids(ids)
+        if extra is None:
+            return self.embeddings(index)  # type: ignore[no-any-return]
+        own = index < self.vocabulary
+        words = self.embeddings(index.where(own, 0))
+        soft = extra.to(words.dtype)[(index - self.vocabulary).clamp(min=0)]
+        return torch.where(own[:, None], words, soft)
+
+    def _ids(self, values: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self.device)
+
+
+def _starts(span: Span) -> list[int]:
+    """Where each branch begins."""
+    starts = [span.start + span.prompt]
+    for length in span.branches[:-1]:
+        starts.append(starts[-1] + length)
+    return starts
+
+
+def by_size(trees: Sequence[Sequence[Tree]], limit: int) -> Iterator[slice]:
+    """Runs of groups of trees that hold at most `limit` tokens together (a group alone may hold more)."""
+    cuts, held = [0], 0
+    for at, group in enumerate(trees):
+        size = sum(tree.tokens for tree in group)
+        if held and held + size > limit:
+            cuts.append(at)
+            held = 0
+        held += size
+    for start, end in pairwise([*cuts, len(trees)]):
+        yield slice(start, end)
+
+
+def register() -> None:
+    """Make the attention known to transformers under `NAME`."""
+    from transformers import AttentionInterface
+
+    from penname.train.attention import attend
+
+    AttentionInterface.register(NAME, attend)
