@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -22,11 +22,18 @@ from penname.methods.prlhf.reward import open_reward
 from penname.methods.prlhf.table import UserTable
 from penname.train.checkpoint import save_tensors
 from penname.train.folder import open_trained
+from penname.train.optimizer import OptimizerSettings
 from tiny import save_tiny_model
-from train_helpers import FakeEmbedder, answers, files, one_thread, preferences, settings, train
+from train_helpers import NOUNS, FakeEmbedder, answers, files, one_thread, preferences, settings, train
 
-KNOWN, HELD_OUT = ("cat", "dog", "log", "mat", "hat", "sun"), ("sea", "oak", "bee", "owl", "fox", "hen")
-LOW = LowRankConfig(rank=2, epochs=5, steps=4)
+KNOWN, HELD_OUT = NOUNS[:9], NOUNS[9:]
+LOW = LowRankConfig(rank=2, epochs=10, steps=16)
+MANY: Mapping[str, Literal["long", "short"]] = {
+    "ann": "long",
+    "bob": "short",
+    **{f"l{n}": "long" for n in range(3)},
+    **{f"s{n}": "short" for n in range(3)},
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -63,12 +70,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str
         ("p-dpo", "individual"),
     ):
         out = made[f"{method} {users}"] = folder / f"{method}-{users}"
-        config = settings(30, users=users, held_out=0, alpha=0.5)
+        steps, rates = (40 if users != "none" else 5), OptimizerSettings(lr=5e-3, user_lr=5e-2, warmup=2)
+        config = settings(steps, users=users, held_out=0, optimizer=rates)
         train(method, out, tiny_model, preferences(nouns=KNOWN), config)  # type: ignore[arg-type]
     return made
 
 
-@pytest.mark.parametrize("run", ["p-rm individual", "p-rm cluster", "p-dpo individual"])
+@pytest.mark.parametrize("run", ["p-rm individual", "p-dpo individual"])
 def test_users_of_opposite_tastes_are_told_apart(runs: dict[str, Path], run: str) -> None:
     reward = open_reward(runs[run])
     ann, bob, generic = (gaps(reward, user) for user in ("ann", "bob", None))
@@ -78,6 +86,13 @@ def test_users_of_opposite_tastes_are_told_apart(runs: dict[str, Path], run: str
     assert np.array_equal(gaps(reward, "carl"), generic), "who is unknown is the generic user"
     assert [reward.knows(user) for user in ("ann", "bob", "carl")] == [True, True, False]
     assert len({reward.key(user) for user in ("ann", "bob", "carl", "dora")}) == 3
+
+
+def test_users_of_clusters_are_told_apart(runs: dict[str, Path]) -> None:
+    reward = open_reward(runs["p-rm cluster"])
+    ann, bob = (gaps(reward, user) for user in ("ann", "bob"))
+    assert (ann > bob).all()
+    assert np.array_equal(gaps(reward, "carl"), gaps(reward, None))
 
 
 def test_a_run_without_users_likes_alike(runs: dict[str, Path]) -> None:
@@ -109,7 +124,7 @@ def test_the_implicit_reward_is_nothing_before_training(tmp_path: Path, tiny_mod
     from safetensors.torch import load_file, save_file
 
     save_file({name: 0 * one for name, one in load_file(adapter).items()}, adapter)
-    assert gaps(open_reward(tmp_path / "run"), "ann") == pytest.approx(np.zeros(6), abs=1e-5)
+    assert gaps(open_reward(tmp_path / "run"), "ann") == pytest.approx(np.zeros(3), abs=1e-5)
 
 
 def test_of_several_drafts_the_one_that_each_user_likes(runs: dict[str, Path]) -> None:
@@ -140,7 +155,7 @@ def test_the_text_about_a_user_counts(tmp_path: Path, tiny_model: Path) -> None:
 
 
 def featured_run(folder: Path, users: Any, **more: Any) -> Path:
-    train_featured(preferences(nouns=KNOWN), folder, users=users, config=LOW, held_out=0, **more)
+    train_featured(preferences(MANY, KNOWN), folder, users=users, config=LOW, held_out=0, **more)
     return folder
 
 
@@ -172,25 +187,26 @@ def test_a_pooled_reward_likes_alike(tmp_path: Path, embedder: FakeEmbedder) -> 
 
 def test_what_a_run_on_features_leaves_and_tells(tmp_path: Path, embedder: FakeEmbedder) -> None:
     shown: list[tuple[int, int]] = []
+    prepared = preferences(MANY)
     trained = train_featured(
-        preferences(),
+        prepared,
         tmp_path / "run",
         config=LOW,
         held_out=0.3,
         progress=lambda done, total, _: shown.append((done, total)),
     )
     assert files(tmp_path / "run") == ["README.md", "penname.json", "users.db", "users.safetensors"]
-    assert shown == [(n, 5) for n in range(1, 6)]
+    assert shown[-1] == (10, 10)
     card = json.loads((tmp_path / "run" / "penname.json").read_text())
-    assert card["held_out"] == {"accuracy": 1.0, "worst_user": 1.0}
-    assert trained.data["pairs"] + trained.data["held_out"] == 24
+    assert (card["held_out"]["accuracy"], card["held_out"]["worst_user"]) == (1, 1)
+    assert trained.data["pairs"] + trained.data["held_out"] == len(prepared)
     for file in files(tmp_path / "run"):
         content = (tmp_path / "run" / file).read_bytes()
         assert not [
             one for one in (b"ann", b"bob", str(tmp_path).encode()) if one in content and file != "README.md"
         ]
     with UserTable.open(tmp_path / "run") as table:
-        assert len(table) == 2
+        assert len(table) == len(MANY)
         assert table.row_shape == (LOW.rank + 1,)
     assert len(embedder.read) == 24, "each answer once"
 
@@ -210,8 +226,10 @@ def test_a_base_of_features_that_moved_can_be_named(tmp_path: Path, tiny_model: 
     shutil.rmtree(base)
     assert np.array_equal(gaps(open_reward(run, str(tiny_model)), "ann"), found)
     other = save_tiny_model(tmp_path / "other", template=False)
-    with pytest.raises(TrainedError, match="features of another version"):
+    with pytest.raises(TrainedError, match="was trained over"):
         open_reward(run, str(other))
+    with pytest.raises(TrainedError, match="base model"):
+        open_reward(run)
 
 
 def test_another_embedder_is_refused(

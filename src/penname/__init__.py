@@ -18,6 +18,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from penname import evaluate
     from penname.lm import LanguageModel, Sampling, load_embedder, load_model
+    from penname.methods.prlhf.adapt import adapt
+    from penname.methods.prlhf.config import PDPOConfig
+    from penname.methods.prlhf.data import prepare, read_preferences
+    from penname.methods.prlhf.erase import forget
+    from penname.methods.prlhf.featured import train_featured
+    from penname.methods.prlhf.reward import open_reward
+    from penname.methods.prlhf.train import train_preferences
     from penname.methods.stepback import History, edit_profile, profile_histories
     from penname.records import Document, Draft, Preference, Profile, Request, User
     from penname.retrieve import retriever
@@ -32,6 +39,7 @@ _HOME = {
     "Draft": "penname.records",
     "History": "penname.methods.stepback",
     "LanguageModel": "penname.lm",
+    "PDPOConfig": "penname.methods.prlhf.config",
     "Preference": "penname.records",
     "Profile": "penname.records",
     "Request": "penname.records",
@@ -39,12 +47,19 @@ _HOME = {
     "Store": "penname.store",
     "User": "penname.records",
     "Writer": "penname.writer",
+    "adapt": "penname.methods.prlhf.adapt",
     "edit_profile": "penname.methods.stepback",
+    "forget": "penname.methods.prlhf.erase",
     "load_embedder": "penname.lm",
     "load_model": "penname.lm",
+    "open_reward": "penname.methods.prlhf.reward",
+    "prepare": "penname.methods.prlhf.data",
     "profile_histories": "penname.methods.stepback",
     "read": "penname.sources",
+    "read_preferences": "penname.methods.prlhf.data",
     "retriever": "penname.retrieve",
+    "train_featured": "penname.methods.prlhf.featured",
+    "train_preferences": "penname.methods.prlhf.train",
 }
 
 __all__ = [
@@ -52,6 +67,7 @@ __all__ = [
     "Draft",
     "History",
     "LanguageModel",
+    "PDPOConfig",
     "Preference",
     "Profile",
     "Request",
@@ -60,13 +76,20 @@ __all__ = [
     "User",
     "Writer",
     "__version__",
+    "adapt",
     "edit_profile",
     "evaluate",
+    "forget",
     "load_embedder",
     "load_model",
+    "open_reward",
+    "prepare",
     "profile_histories",
     "read",
+    "read_preferences",
     "retriever",
+    "train_featured",
+    "train_preferences",
 ]
 
 

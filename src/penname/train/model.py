@@ -19,6 +19,7 @@ from penname.lm.libraries import quiet
 from penname.lm.text import Codec
 from penname.records import Prompt
 from penname.train.attention import NAME
+from penname.train.lora import fuse
 from penname.train.packed import PackedReader, register
 
 Weights = Literal["lora", "full"]
@@ -104,6 +105,8 @@ def load_trainable(
         network = _with_adapter(network, adapter)
     elif weights == "lora":
         network = _with_lora(network, lora, seed)
+    if hasattr(network, "peft_config"):
+        fuse(network)
     network.eval()  # no dropout: a prompt read once stands for all its answers
     reader = PackedReader(network)
     reader.check()

@@ -33,15 +33,6 @@ class Example:
         return len(self.prompt) + sum(map(len, self.answers))
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """Of each example: the loss, and the user's and the generic user's margin. (n,) each."""
-
-    loss: torch.Tensor
-    own: torch.Tensor
-    generic: torch.Tensor
-
-
 Judge = Callable[[torch.Tensor, Sequence[Example], float], tuple[torch.Tensor, torch.Tensor]]
 """From values (n, answers), their examples and the reference point to losses (n,) and margins (n,)."""
 
@@ -178,11 +169,12 @@ class PreferenceJob:
         return max(0.0, sum(ratios) / len(ratios))
 
     def _portions(self, examples: Sequence[Example]) -> Iterator[list[Example]]:
-        """Runs of examples of about `portion` tokens, counting each twice: for the user and for nobody."""
+        """Runs of examples of about `portion` tokens, as often as each is read: for the user, for nobody."""
         taken: list[Example] = []
         held = 0
         for example in examples:
-            size = 2 * example.tokens
+            both = example.user != GENERIC and 0 < self._alpha < 1
+            size = example.tokens * (2 if both else 1)
             if taken and held + size > self._portion:
                 yield taken
                 taken, held = [], 0

@@ -37,25 +37,17 @@ def pair_loss(delta: torch.Tensor, beta: float, loss: PairLoss = "sigmoid") -> t
     return (delta - 1 / (2 * beta)) ** 2
 
 
-def kto_loss(
-    ratio: torch.Tensor,
-    liked: torch.Tensor,
-    zero: torch.Tensor,
-    beta: float,
-    weights: tuple[float, float] = (1.0, 1.0),
-) -> torch.Tensor:
-    """The loss of single ratings, (ratings,): KTO (arXiv 2402.01306, equation 8).
+def kto_loss(ratio: torch.Tensor, liked: torch.Tensor, zero: torch.Tensor, beta: float) -> torch.Tensor:
+    """The loss of single ratings, (ratings,): KTO (arXiv 2402.01306, equation 8) with λ_D = λ_U = 1.
 
     Args:
         ratio: log π(y|x, e_v) − log π_ref(y|x), (ratings,).
         liked: whether each answer was liked, (ratings,) of bool.
         zero: the reference point z₀ ≥ 0, a scalar without gradient: the mean ratio of answers to other
             prompts, an estimate of KL(π ‖ π_ref).
-        weights: λ of the liked and of the disliked.
     """
     value = torch.where(liked, torch.sigmoid(beta * (ratio - zero)), torch.sigmoid(beta * (zero - ratio)))
-    weight = torch.where(liked, weights[0], weights[1])
-    return weight * (1 - value)
+    return 1 - value
 
 
 def mixed(own: torch.Tensor, generic: torch.Tensor, alpha: torch.Tensor | float) -> torch.Tensor:
