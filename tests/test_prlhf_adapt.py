@@ -268,7 +268,7 @@ def test_names_that_are_mistyped(made: Path, store: Store, tmp_path: Path) -> No
 
 def test_a_run_of_all_weights(tmp_path: Path, tiny_model: Path, store: Store) -> None:
     for method in ("p-dpo", "p-rm"):
-        train(method, tmp_path / method, tiny_model, config=settings(2, weights="full"))  # type: ignore[arg-type]
+        train(method, tmp_path / method, tiny_model, config=settings(2, weights="full"))
     prefer(store, "carl", "short")
     assert adapt(tmp_path / "p-rm", "carl", store).preferences == 6
     with pytest.raises(TrainedError, match="its reference is not kept"):

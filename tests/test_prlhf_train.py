@@ -199,7 +199,7 @@ def test_every_user_model_learns_with_every_loss(
     prepared = preferences(tastes)  # type: ignore[arg-type]
     if loss == "kto":
         prepared = ratings(prepared)
-    config = settings(10 if loss == "kto" else 30, users=users, loss=loss, held_out=0, alpha=0.9)
+    config = settings(15 if loss == "kto" else 30, users=users, loss=loss, held_out=0, alpha=0.9)
     train("p-dpo", tmp_path / "run", tiny_model, prepared, config)
     losses = curve(tmp_path / "run")
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5])

@@ -55,7 +55,7 @@ class Line:
             index = torch.tensor(portion)
             guess = self.points[index] @ self.slope + self.offsets(index)[:, 0]
             loss = (guess - self.wanted[index]).square().sum() / len(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             yield {"loss": float(loss.detach()), "share": len(portion) / len(batch)}
 
     def evaluate(self) -> Metrics:
@@ -64,7 +64,7 @@ class Line:
         return {} if told is None else {"loss": told, "other": 2 * told}
 
     def optimizer(self) -> Optimizer:
-        users = {"own.weight": self.offsets.weight}
+        users = dict(self.offsets.named_parameters(prefix="own"))
         rates = OptimizerSettings(lr=0.1, user_lr=0.05, warmup=2)
         return Optimizer({"slope": self.slope}, users, rates, STEPS, frozenset(users))
 
@@ -80,7 +80,7 @@ def go(
     return train(job, job.optimizer(), settings, folder, progress=progress), job
 
 
-def stop_at(step: int, how: Callable[[], None]) -> Callable[..., None]:
+def stop_at(step: int, how: Callable[[], object]) -> Callable[..., None]:
     def progress(done: int, *_: object) -> None:
         if done == step:
             how()
@@ -318,9 +318,13 @@ def test_only_rows_of_the_batch_move_and_the_norm_is_clipped() -> None:
     rows = torch.nn.Embedding(4, 2, sparse=True)
     before = rows.weight.detach().clone()
     optimizer = Optimizer(
-        {}, {"own.weight": rows.weight}, OptimizerSettings(user_lr=0.1), 10, frozenset({"own.weight"})
+        {},
+        dict(rows.named_parameters(prefix="own")),
+        OptimizerSettings(user_lr=0.1),
+        10,
+        frozenset({"own.weight"}),
     )
-    (100 * rows(torch.tensor([1, 1])).sum()).backward()  # type: ignore[no-untyped-call]
+    (100 * rows(torch.tensor([1, 1])).sum()).backward()
     assert optimizer.step(0) == pytest.approx(200 * 2**0.5)
     moved = (rows.weight != before).any(dim=1)
     assert moved.tolist() == [False, True, False, False]

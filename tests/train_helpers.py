@@ -131,4 +131,5 @@ class FakeEmbedder:
         for row, text in zip(rows, texts, strict=True):
             for letter in text:
                 row[ord(letter) % 8] += 1
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        found: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return found

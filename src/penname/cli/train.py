@@ -306,6 +306,7 @@ def _train(
         except KeyboardInterrupt:
             note(f"stopped: what is trained is kept beside {folder}; the same command goes on with it")
             raise
+    _without_erased(source, prepared)
     _done(trained, json=asked["json"])
 
 
@@ -317,6 +318,21 @@ def _registered(source: str, folder: Path, method: str) -> None:
     if is_store(source):
         with Store(source, create=False) as store:
             store.add_trained(folder, method)
+
+
+def _without_erased(source: str, prepared: Prepared) -> None:
+    """Take out of the result who was erased from the store while it was made."""
+    from penname.methods.prlhf.data_read import is_store
+    from penname.methods.prlhf.erase import forget
+    from penname.store import Store
+
+    if is_store(source):
+        with Store(source, create=False) as store:
+            there = {user.id for user in store.users()}
+            for user in prepared.users:
+                if user not in there:
+                    forget(store, user)
+                    note(f"{user!r} was erased meanwhile: the user's row is erased here too")
 
 
 def _done(trained: Trained, *, json: bool) -> None:
@@ -354,4 +370,5 @@ def _featured(source: str, out: Path | None, model: str | None, asked: Mapping[s
             held_out=asked["held_out"],
             progress=lambda done, total, _: shown.update(shown.task_ids[0], completed=done, total=total),
         )
+    _without_erased(source, prepared)
     _done(trained, json=asked["json"])

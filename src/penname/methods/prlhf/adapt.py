@@ -16,10 +16,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-from penname.errors import BadInputError, TrainedError
+from penname.errors import BadInputError, TrainedError, UnknownUserError
 from penname.methods.prlhf.answers import Answers, Question
 from penname.methods.prlhf.config import FEATURED, HEAD
 from penname.methods.prlhf.data import Prepared, fit, prepare, read_user
+from penname.methods.prlhf.erase import forget
 from penname.methods.prlhf.jobs import Example, PreferenceJob, judge_pairs, judge_ratings
 from penname.methods.prlhf.reward import load_run, reference
 from penname.methods.prlhf.soft import SoftTable
@@ -71,6 +72,11 @@ def adapt(folder: Path, user: str, store: Store, *, model: str | None = None) ->
         before, after = adapt_featured(trained, user, prepared, model)
     else:
         before, after = _adapt_soft(trained, load_run(trained, model), user, prepared)
+    try:
+        store.user(user)
+    except UnknownUserError:  # erased while the row was made
+        forget(store, user)
+        raise
     return Adapted(len(prepared), before, after, time.perf_counter() - started)
 
 

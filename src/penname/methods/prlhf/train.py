@@ -6,8 +6,9 @@ trained = train_preferences("p-dpo", prepared, Path("out"), config=PDPOConfig())
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from penname.methods.prlhf.config import HEAD, PDPOConfig
 from penname.methods.prlhf.data import Pair, Prepared, Rated, fit, split
 from penname.methods.prlhf.data_prompts import as_completion, as_prompt
 from penname.methods.prlhf.index import create_index
-from penname.methods.prlhf.jobs import Example, PreferenceJob, judge_pairs, judge_ratings
+from penname.methods.prlhf.jobs import Example, Judge, PreferenceJob, judge_pairs, judge_ratings
 from penname.methods.prlhf.table import UserTable
 from penname.methods.prlhf.users import GENERIC, SPARSE, SoftUsers
 from penname.tasks import PromptTexts
@@ -73,8 +74,8 @@ def train_preferences(
         model, weights=config.weights, lora=config.lora, dtype=config.dtype, seed=config.loop.seed
     )
     reader = TextReader(trainable, task)
-    limit = min(config.max_tokens, trainable.context) - (config.user_tokens if config.users != "none" else 0)
-    fitting = fit(prepared, reader.lengths, limit)
+    soft = config.user_tokens if config.users != "none" else 0
+    fitting = fit(prepared, reader.lengths, min(config.max_tokens, trainable.context) - soft)
     kept, held = split(fitting, config.held_out, config.loop.seed)
     asked = {
         "method": method,
@@ -94,32 +95,23 @@ def train_preferences(
         },
     }
     with workshop(out, asked) as folder:
-        numbers = {user: number for number, user in enumerate(kept.users)} if config.users != "none" else {}
-        examples, held_examples = (reader.examples(side.items, numbers) for side in (kept, held))
+        numbers = {user: number for number, user in enumerate(kept.users)} if soft else {}
+        sides = [reader.examples(side.items, numbers) for side in (kept, held)]
         if method == "p-dpo":
-            file = reference or folder / "reference.sqlite"
-            model_key = f"{trainable.fingerprint} {trainable.reader.embeddings.weight.dtype}"
-            kept_file = Kept(file, model_key)
             note(f"the reference's log-probabilities of {len(fitting):,} preferences, once")
-            examples, held_examples = (
-                _with_reference(some, trainable, kept_file, config.portion)
-                for some in (examples, held_examples)
+            precision = trainable.reader.embeddings.weight.dtype
+            numbers_kept = Kept(
+                reference or folder / "reference.sqlite", f"{trainable.fingerprint} {precision}"
             )
-        users = _users(trainable, config, len(numbers))
-        head = torch.nn.Parameter(torch.zeros(trainable.reader.width)) if method == "p-rm" else None
-        if head is not None:
-            head.data = head.data.to(trainable.reader.device)
-        optimizer = _optimizer(trainable, users, head, config, len(examples))
-        judge = (
-            judge_ratings(config.beta)
-            if config.loss == "kto"
-            else judge_pairs(config.beta if method == "p-dpo" else 1.0, config.loss)
-        )
+            sides = [_with_reference(side, trainable, numbers_kept, config.portion) for side in sides]
+        parts = _Parts.new(method, trainable, config, len(numbers))
+        steps = steps_of(len(sides[0]), config.loop)
+        own = parts.own
+        optimizer = Optimizer(trainable.parameters, own, config.optimizer, steps, SPARSE & own.keys())
         job = PreferenceJob(
-            Answers(trainable.reader, users, head),
-            judge,
-            examples,
-            held_examples,
+            Answers(trainable.reader, parts.users, parts.head),
+            _judge(method, config),
+            *sides,
             alpha=config.alpha,
             portion=config.portion,
         )
@@ -134,18 +126,54 @@ def train_preferences(
 
         def fill(result: Path) -> None:
             _save_weights(trainable, optimizer, result, config)
-            counts = _counts(kept)
-            if users is None:
-                create_index(result, fitting.users)
-            else:
-                rows = [(user, users.row(number), counts[user]) for user, number in numbers.items()]
-                shape = users.row(0).shape
-                UserTable.create(result, users.shared_arrays(), rows, shape).close()
-            if head is not None:
-                save_tensors(result / HEAD, {"head": head.detach()}, {})
+            parts.save(result, kept, fitting.users, numbers)
             (result / "README.md").write_text(model_card(card), encoding="utf-8")
 
         return finish(folder, out, card, fill)
+
+
+def _judge(method: Method, config: PDPOConfig) -> Judge:
+    if config.loss == "kto":
+        return judge_ratings(config.beta)
+    return judge_pairs(config.beta if method == "p-dpo" else 1.0, config.loss)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What is trained beside the language model: the users' soft prompts, and the head of a reward."""
+
+    users: SoftUsers | None
+    head: torch.nn.Parameter | None
+
+    @classmethod
+    def new(cls, method: Method, model: Trainable, config: PDPOConfig, n_users: int) -> _Parts:
+        users, head = None, None
+        if config.users != "none":
+            embeddings = model.reader.embeddings.weight
+            users = SoftUsers(
+                config.users, n_users, embeddings, config.user_tokens, config.clusters, config.loop.seed
+            )
+        if method == "p-rm":
+            head = torch.nn.Parameter(torch.zeros(model.reader.width, device=model.reader.device))
+        return cls(users, head)
+
+    @property
+    def own(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters, by name."""
+        found = dict(self.users.trained()) if self.users is not None else {}
+        return found if self.head is None else {**found, "head": self.head}
+
+    def save(self, result: Path, kept: Prepared, seen: Sequence[str], numbers: Mapping[str, int]) -> None:
+        """Write the users' table, or who was seen where there is none, and the head."""
+        if self.users is None:
+            create_index(result, seen)
+        else:
+            counts = Counter(item.user for item in kept.items)
+            rows = [(user, self.users.row(number), counts[user]) for user, number in numbers.items()]
+            shape = self.users.row(0).shape
+            UserTable.create(result, self.users.shared_arrays(), rows, shape).close()
+        if self.head is not None:
+            save_tensors(result / HEAD, {"head": self.head.detach()}, {})
 
 
 class TextReader:
@@ -193,8 +221,6 @@ def _with_reference(examples: Sequence[Example], model: Trainable, kept: Kept, p
 
     It sees no user tokens.
     """
-    from dataclasses import replace
-
     answers = Answers(model.reader)
 
     def compute(asked: Sequence[Asked]) -> Iterator[Mapping[int, float]]:
@@ -212,31 +238,6 @@ def _with_reference(examples: Sequence[Example], model: Trainable, kept: Kept, p
 
 def _others(example: Example) -> list[tuple[int, ...]]:
     return [example.other] if example.other else []
-
-
-def _users(model: Trainable, config: PDPOConfig, n_users: int) -> SoftUsers | None:
-    if config.users == "none":
-        return None
-    embeddings = model.reader.embeddings.weight
-    return SoftUsers(config.users, n_users, embeddings, config.user_tokens, config.clusters, config.loop.seed)
-
-
-def _optimizer(
-    model: Trainable, users: SoftUsers | None, head: torch.nn.Parameter | None, config: PDPOConfig, size: int
-) -> Optimizer:
-    own = dict(users.trained()) if users is not None else {}
-    if head is not None:
-        own["head"] = head
-    steps = steps_of(size, config.loop)
-    return Optimizer(model.parameters, own, config.optimizer, steps, SPARSE & own.keys())
-
-
-def _counts(prepared: Prepared) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for item in prepared.items:
-        if item.user is not None:
-            counts[item.user] = counts.get(item.user, 0) + 1
-    return counts
 
 
 def _save_weights(model: Trainable, optimizer: Optimizer, result: Path, config: PDPOConfig) -> None:
