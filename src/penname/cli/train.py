@@ -10,6 +10,7 @@ import typer
 
 from penname.cli.options import Json, Model
 from penname.cli.output import clean, note, plural, progress, say, say_json
+from penname.errors import BadInputError
 
 if TYPE_CHECKING:
     from penname.methods.prlhf.config import PDPOConfig
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 RAW = "raw"  # the prompt's form: as it stands
 _SHOWN = ("loss", "accuracy", "held_out_loss", "held_out_accuracy", "held_out_worst_user")
+
+_FEATURED = ("low-rank", "pooled", "alone")
+_SOFT = (
+    *("model", "alpha", "user_tokens", "weights", "rank", "dtype", "epochs", "batch", "portion"),
+    *("lr", "user_lr", "warmup", "every", "patience", "max_tokens", "about"),
+)  # what user models that train a language model take
 
 train_app = typer.Typer(
     help="Train a model, or a reward, on people's texts and preferences.",
@@ -101,6 +108,7 @@ Reference = Annotated[
 
 @train_app.command("p-dpo")
 def p_dpo(
+    context: typer.Context,
     preferences: Preferences,
     model: Model = None,
     out: Out = None,
@@ -143,11 +151,13 @@ def p_dpo(
     Example: penname train p-dpo --preferences choices.jsonl --out runs/ours
     """
     asked = locals()
+    _check_options(context, asked)
     _train("p-dpo", preferences, out, model, _config(asked), asked)
 
 
 @train_app.command("p-rm")
 def p_rm(
+    context: typer.Context,
     preferences: Preferences,
     model: Model = None,
     out: Out = None,
@@ -196,10 +206,39 @@ def p_rm(
     Example: penname train p-rm --users low-rank --preferences choices.jsonl --out runs/taste
     """
     asked = locals()
-    if users in ("low-rank", "pooled", "alone"):
+    _check_options(context, asked)
+    if users in _FEATURED:
         _featured(preferences, out, model, asked)
         return
     _train("p-rm", preferences, out, model, _config(asked), asked)
+
+
+def _check_options(context: typer.Context, asked: Mapping[str, Any]) -> None:
+    """Refuse options that mean nothing for the user model that was asked for.
+
+    Raises:
+        BadInputError: it names the option.
+    """
+    users = asked["users"]
+    common = ("preferences", "out", "users", "held_out", "seed", "task", "only", "json", "context")
+    ours = ("loss", "beta", "reference")  # of p-dpo alone, which has them for all user models
+    # The head of a reward goes by the users' rate.
+    unused = ("alpha", "user_tokens", "user_lr") if "beta" in asked else ("alpha", "user_tokens")
+    mine = {
+        "low-rank": ("features", "basis"),
+        "pooled": ("features",),
+        "alone": ("features",),
+        "individual": _SOFT,
+        "cluster": (*_SOFT, "clusters"),
+        "none": tuple(name for name in _SOFT if name not in unused),
+    }[users]
+    allowed = {*common, *ours, *mine}
+    if asked.get("features") == "model":
+        allowed.add("model")
+    for name in asked.keys() - allowed:
+        source = context.get_parameter_source(name)
+        if source and source.name == "COMMANDLINE":
+            raise BadInputError(f"--users {users} has no use for --{name.replace('_', '-')}: leave it out")
 
 
 def _config(asked: Mapping[str, Any]) -> PDPOConfig:

@@ -82,6 +82,16 @@ def workshop_of(out: Path) -> Path:
     return out.with_name(out.name + ".training")
 
 
+def check_free(out: Path) -> None:
+    """Refuse a place where something is already: before a model is loaded.
+
+    Raises:
+        BadInputError: there is.
+    """
+    if out.exists():
+        raise BadInputError(f"{out} is there already: name another --out, or remove it")
+
+
 @contextmanager
 def workshop(out: Path, asked: Mapping[str, Any]) -> Iterator[Path]:
     """The folder in which the result `out` is made, held for this process alone.
@@ -95,8 +105,7 @@ def workshop(out: Path, asked: Mapping[str, Any]) -> Iterator[Path]:
     from filelock import FileLock, Timeout
 
     out = out.expanduser()
-    if out.exists():
-        raise BadInputError(f"{out} is there already: name another --out, or remove it")
+    check_free(out)
     folder = workshop_of(out)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")

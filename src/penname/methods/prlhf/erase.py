@@ -10,6 +10,7 @@ from penname.errors import PennameError, TrainedError
 from penname.methods.prlhf.index import saw
 from penname.methods.prlhf.table import TABLE, UserTable
 from penname.store import Store
+from penname.train.folder import workshop_of
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,18 @@ def forget(store: Store, user: str, folders: Sequence[Path] = ()) -> Forgotten:
     for folder in named:
         if not folder.is_dir():
             raise TrainedError(f"there is no folder {folder}: nothing was erased")
-    rows, weights, gone, failed = [], [], [], []
+    rows: list[Path] = []
+    weights: list[Path] = []
+    gone: list[Path] = []
+    failed: list[str] = []
     for folder in dict.fromkeys([*(one.path for one in store.trained()), *named]):
         try:
             if not folder.is_dir():
-                gone.append(folder)
+                # What is not finished may hold a row in its checkpoints: it is named, to be removed whole.
+                unfinished = workshop_of(folder)
+                (weights if unfinished.is_dir() else gone).append(
+                    unfinished if unfinished.is_dir() else folder
+                )
                 continue
             if saw(folder, user):
                 weights.append(folder)

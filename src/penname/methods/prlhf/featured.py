@@ -39,7 +39,7 @@ from penname.methods.prlhf.users import GENERIC
 from penname.records import Prompt
 from penname.tasks import PromptTexts
 from penname.train.checkpoint import load_tensors, save_tensors
-from penname.train.folder import CARD, Trained, finish, workshop
+from penname.train.folder import CARD, Trained, check_free, finish, workshop
 
 if TYPE_CHECKING:
     from penname.methods.prlhf.data import Pair
@@ -122,6 +122,7 @@ def train_featured(
     Raises:
         BadInputError: `out` is there already, or no pair has a user.
     """
+    check_free(out.expanduser())
     made = Features(features, model, task)
     kept, held = split(prepared, held_out, config.seed)
     settings = {"users": users, "features": features, "task": task, "seed": config.seed, **vars(config)}

@@ -6,6 +6,7 @@ trained = train_preferences("p-dpo", prepared, Path("out"), config=PDPOConfig())
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +28,7 @@ from penname.methods.prlhf.table import UserTable
 from penname.methods.prlhf.users import GENERIC, SPARSE, SoftUsers
 from penname.tasks import PromptTexts
 from penname.train.checkpoint import save_tensors
-from penname.train.folder import Trained, finish, workshop
+from penname.train.folder import Trained, check_free, finish, workshop
 from penname.train.kept import Asked, Kept
 from penname.train.loop import steps_of, train
 from penname.train.model import Trainable, load_trainable
@@ -70,6 +71,7 @@ def train_preferences(
         raise BadInputError(
             f"{method} with the loss {config.loss!r} cannot train on this kind of preferences"
         )
+    check_free(out.expanduser())
     trainable = load_trainable(
         model, weights=config.weights, lora=config.lora, dtype=config.dtype, seed=config.loop.seed
     )
@@ -251,5 +253,7 @@ def _save_weights(model: Trainable, optimizer: Optimizer, result: Path, config: 
         parameter.data = optimizer.masters[name].data
     for one in network.peft_config.values():
         one.base_model_name_or_path = model.spec
-    network.save_pretrained(result / "adapter")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft looks for the base's configuration under its name
+        network.save_pretrained(result / "adapter")
     (result / "adapter" / "README.md").unlink(missing_ok=True)  # peft's own card names paths of this machine
