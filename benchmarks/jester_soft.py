@@ -49,7 +49,7 @@ def drawn(train: np.ndarray, n: int, seed: int) -> Pairs:
 
 
 def soft(pairs: Pairs, texts: list[str], users: int, config: PDPOConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards of all jokes for each user and for nobody, (users, JOKES) each, by P-RM trained on the pairs."""
+    """Rewards of all jokes for each user and for nobody, (users, JOKES) each, by P-RM trained on pairs."""
     rows = [
         Pair(f"user-{user}", PROMPT, texts[chosen], texts[rejected])
         for user, chosen, rejected in zip(pairs.user, pairs.chosen, pairs.rejected, strict=True)
