@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from penname.errors import ModelError
 from penname.train.attention import NAME, Span
@@ -61,10 +62,7 @@ class PackedReader:
                 rows += [span.start + span.prompt - 1, *range(at, at + len(branch) - 1)]
                 tokens += branch
         index, chosen = self._ids(rows), self._ids(tokens)
-        head = self.base.get_output_embeddings()
-        if head.bias is not None:
-            raise ModelError("training by packed reading cannot do a head with a bias")
-        per_token = token_log_probs(hidden[index], head.weight, chosen)
+        per_token = token_log_probs(hidden[index], self._head(), chosen)
         lengths = [len(branch) for tree in trees for branch in tree.branches]
         owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(self.device)
         return torch.zeros(len(lengths), device=self.device).index_add(0, owner, per_token)
@@ -83,26 +81,40 @@ class PackedReader:
         Raises:
             ModelError: it is not: this kind of model cannot be trained here.
         """
-        tree = Tree((1, 2, 3), ((4, 5, 6), (7, 8)))
+        # Ids across the vocabulary: the first ones are control tokens, of extreme states in many models.
+        ids = [self.vocabulary * place // 10 for place in range(2, 10)]
+        tree = Tree(tuple(ids[:3]), (tuple(ids[3:6]), tuple(ids[6:])))
         own = self.base.config._attn_implementation
         with torch.no_grad():
-            together = self.log_probs([tree, tree])
+            together = self.last_hidden([tree, tree]).float()
             self.base.set_attn_implementation("eager")
             try:
-                alone = torch.stack([self._plain(tree.prompt, branch) for branch in tree.branches * 2])
+                plain = [self._plain((*tree.prompt, *branch)) for branch in tree.branches * 2]
             finally:
                 self.base.set_attn_implementation(own)
-        tolerance = 1e-3 if self.embeddings.weight.dtype == torch.float32 else 0.03
-        if not torch.allclose(together, alone, rtol=tolerance, atol=tolerance):
+        alone = torch.stack([hidden[-1] for hidden, _ in plain]).float()
+        # What the model does to its logits, such as scaling them, is not done here.
+        ours = torch.cat([functional.linear(hidden, self._head()) for hidden, _ in plain]).float()
+        theirs = torch.cat([logits for _, logits in plain]).float()
+        exact = self.embeddings.weight.dtype == torch.float32
+        if not (
+            _alike(together, alone, 1e-3 if exact else 0.1) and _alike(ours, theirs, 1e-3 if exact else 0.01)
+        ):
             kind = type(self.base).__name__
             raise ModelError(f"{kind} cannot be trained here: it reads packed text otherwise than plain text")
 
-    def _plain(self, prompt: tuple[int, ...], branch: tuple[int, ...]) -> torch.Tensor:
-        """Σ log p of a branch by the model's own head, which may do more than multiply."""
-        logits = self.base(input_ids=self._ids([*prompt, *branch])[None], use_cache=False).logits[0].float()
-        ahead = logits[len(prompt) - 1 : -1].log_softmax(dim=-1)
-        found: torch.Tensor = ahead.gather(1, self._ids(branch)[:, None]).sum()
-        return found
+    def _plain(self, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states and logits, (tokens, width) and (tokens, vocabulary), of one text by itself."""
+        output = self.base(input_ids=self._ids(ids)[None], use_cache=False, output_hidden_states=True)
+        return output.hidden_states[-1][0], output.logits[0]
+
+    def _head(self) -> torch.Tensor:
+        """(vocabulary, width)."""
+        head = self.base.get_output_embeddings()
+        if head.bias is not None:
+            raise ModelError("training by packed reading cannot do a head with a bias")
+        weight: torch.Tensor = head.weight
+        return weight
 
     def _read(
         self, trees: Sequence[Tree], extra: torch.Tensor | None, skip: int
@@ -143,6 +155,10 @@ class PackedReader:
 
     def _ids(self, values: Sequence[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
+    return torch.allclose(one, other, rtol=tolerance, atol=tolerance * float(other.abs().max()))
 
 
 def _starts(span: Span) -> list[int]:

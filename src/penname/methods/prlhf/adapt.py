@@ -1,8 +1,10 @@
 """A new or changed user: that user's own part is fitted to a handful of preferences, and nothing else moves.
 
-Of a run with soft prompts only o_u, or w_u with clusters, is trained (arXiv 2402.05133, section 4.3); of the
-low-rank form w_u is computed. The shared weights, the generic user and all other rows stay as they are, to
-the bit.
+Of a run with soft prompts only o_u, or w_u with clusters, is trained (arXiv 2402.05133, section 4.3). With a
+handful of preferences and thousands of numbers, o_u moves along the few directions in which the users of the
+training differ, which a run keeps with its table; free, it fits the handful and tells nothing of the next
+preference. Of the low-rank form w_u is computed. The shared weights, the generic user and all other rows stay
+as they are, to the bit.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from penname.train.folder import Trained, open_trained
 from penname.train.model import Trainable
 
 STEPS = 12  # of Adam, at most: a handful of preferences is fitted in seconds
-RATES = {"individual": 0.01, "cluster": 0.5}  # Adam's; rows of embeddings, and logits of clusters
+RATE = 0.5  # Adam's, of coordinates in which users differ by about 1
 SURE = 0.2  # mean loss at which fitting ends: further steps would only make the user's row larger
 LATEST = 32  # preferences of a user that are fitted to: the newest ones
 
@@ -92,8 +94,17 @@ class _OneUser(torch.nn.Module):
         self._kind = users.kind
         # Nobody's offset is 0; nobody's weights of clusters are the generic ones.
         neutral = torch.zeros_like(shared["generic"]) if users.kind == "individual" else shared["generic"]
-        start = neutral if own is None else torch.from_numpy(np.array(own)).to(device)
-        self.own = torch.nn.Parameter(start.clone())
+        self._start = neutral if own is None else torch.from_numpy(np.array(own)).to(device)
+        # Along the directions in which users differ; of clusters, in their weights.
+        free = len(shared["directions"]) if users.kind == "individual" else len(neutral)
+        self.moved = torch.nn.Parameter(torch.zeros(free, device=device))
+
+    @property
+    def own(self) -> torch.Tensor:
+        """The user's row as it stands."""
+        if self._kind == "cluster":
+            return self._start + self.moved
+        return self._start + torch.einsum("k,ktd->td", self.moved, self._shared["directions"])
 
     def forward(self, users: Sequence[int]) -> torch.Tensor:
         """(users, T_u, width)."""
@@ -129,13 +140,14 @@ def _adapt_soft(trained: Trained, model: Trainable, user: str, prepared: Prepare
     job = PreferenceJob(
         Answers(model.reader, one, head), judge, examples, examples, alpha=1.0, portion=settings["portion"]
     )
-    before, after = _fit(job, one, RATES[users.kind])
+    before, after = _fit(job, one)
     users.table.put(user, one.own.detach().float().cpu().numpy(), len(examples))
     return before, after
 
 
-def _fit(job: PreferenceJob, one: _OneUser, rate: float) -> tuple[float, float]:
-    optimizer = torch.optim.Adam(one.parameters(), lr=rate)
+def _fit(job: PreferenceJob, one: _OneUser) -> tuple[float, float]:
+    """The most likely place of the user, where a normal prior holds it near its start."""
+    optimizer = torch.optim.Adam(one.parameters(), lr=RATE)
     before = None
     for _ in range(STEPS):
         figures = {"loss": 0.0, "accuracy": 0.0}
@@ -144,6 +156,8 @@ def _fit(job: PreferenceJob, one: _OneUser, rate: float) -> tuple[float, float]:
         before = figures["accuracy"] if before is None else before
         if figures["loss"] < SURE and figures["accuracy"] == 1:
             return before, figures["accuracy"]
+        prior = one.moved.square().sum() / (2 * job.size)
+        prior.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
     with torch.no_grad():
