@@ -57,9 +57,10 @@ TASTES = {
 }
 # Chosen on the validation split.
 CONFIG = PDPOConfig(
-    beta=0.1,
-    optimizer=OptimizerSettings(lr=5e-4, user_lr=0.03),
-    loop=LoopSettings(epochs=2, batch=8, evaluate_every=15, checkpoint_every=15),
+    beta=0.5,
+    anchor=1.0,
+    optimizer=OptimizerSettings(lr=3e-4, user_lr=0.02),
+    loop=LoopSettings(epochs=1.5, batch=8, evaluate_every=15, checkpoint_every=15),
 )
 RUNS = {
     "pooled": replace(CONFIG, users="none"),

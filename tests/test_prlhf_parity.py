@@ -305,3 +305,17 @@ def test_log_probs_of_no_tokens_are_none() -> None:
     assert hidden.grad is not None
     assert head.grad is not None
     assert not head.grad.any()
+
+
+def test_an_anchor_adds_the_chosen_answers_likelihood_per_token() -> None:
+    from penname.methods.prlhf.jobs import Example, judge_pairs
+
+    examples = [
+        Example(0, (1,), ((2, 3), (4,)), (-1.0, -2.0)),
+        Example(0, (1,), ((2,), (4, 5)), (-1.5, -3.0)),
+    ]
+    values = torch.tensor([[-2.0, -1.0], [-0.5, -4.0]], requires_grad=True)
+    plain, margins = judge_pairs(0.5, "sigmoid")(values, examples, 0.0)
+    anchored, same = judge_pairs(0.5, "sigmoid", 0.3)(values, examples, 0.0)
+    assert torch.allclose(anchored - plain, torch.tensor([0.3 * 2.0 / 2, 0.3 * 0.5 / 1]))
+    assert torch.equal(margins, same)

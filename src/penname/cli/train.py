@@ -121,6 +121,12 @@ def p_dpo(
         typer.Option("--loss", help="DPO, IPO, or KTO for single ratings."),
     ] = "sigmoid",
     beta: Annotated[float, typer.Option("--beta", help="How closely the reference is kept to.")] = 0.1,
+    anchor: Annotated[
+        float,
+        typer.Option(
+            "--anchor", metavar="W", help="Weight of the chosen text's own likelihood: keeps texts sane."
+        ),
+    ] = 0.0,
     alpha: Alpha = 0.5,
     user_tokens: Tokens = 10,
     clusters: Clusters = 5,
@@ -221,7 +227,7 @@ def _check_options(context: typer.Context, asked: Mapping[str, Any]) -> None:
     """
     users = asked["users"]
     common = ("preferences", "out", "users", "held_out", "seed", "task", "only", "json", "context")
-    ours = ("loss", "beta", "reference")  # of p-dpo alone, which has them for all user models
+    ours = ("loss", "beta", "anchor", "reference")  # of p-dpo alone, which has them for all user models
     # The head of a reward goes by the users' rate.
     unused = ("alpha", "user_tokens", "user_lr") if "beta" in asked else ("alpha", "user_tokens")
     mine = {
@@ -259,7 +265,7 @@ def _config(asked: Mapping[str, Any]) -> PDPOConfig:
         "portion",
         "held_out",
     )
-    own = {name: asked[name] for name in (*same, "loss", "beta") if name in asked}
+    own = {name: asked[name] for name in (*same, "loss", "beta", "anchor") if name in asked}
     rank, every = asked["rank"], asked["every"]
     return PDPOConfig(
         **own,

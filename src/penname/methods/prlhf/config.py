@@ -32,6 +32,9 @@ class PDPOConfig:
     loss: Loss = "sigmoid"  # sigmoid (DPO), ipo, or kto for single ratings; P-RM has but one
     alpha: float = 0.5  # share of the user's own loss, the rest is the generic user's
     beta: float = 0.1  # 0.1 to 0.5 in the paper
+    anchor: float = (
+        0.0  # weight of −log π(chosen) per token: keeps texts sane where DPO alone unlearns to write
+    )
     user_tokens: int = 10  # T_u, rows of a soft prompt
     clusters: int = 5  # K, 5 or 10
     weights: Weights = "lora"  # what of the model is trained
@@ -48,10 +51,12 @@ class PDPOConfig:
         for name, allowed in (("users", get_args(Users)), ("loss", get_args(Loss))):
             if getattr(self, name) not in allowed:
                 raise BadInputError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}")
-        if not 0 <= self.alpha <= 1:
-            raise BadInputError(f"alpha: {self.alpha} is not from 0 to 1")
-        if not 0 <= self.held_out < 1:
-            raise BadInputError(f"held_out: {self.held_out} is not from 0 to below 1")
+        most = {"alpha": (self.alpha, 1.0), "held_out": (self.held_out, 0.99), "anchor": (self.anchor, 1e3)}
+        for name, (value, top) in most.items():
+            if not 0 <= value <= top:
+                raise BadInputError(f"{name}: {value} is not from 0 to {top:g}")
+        if self.anchor and self.loss == "kto":
+            raise BadInputError("anchor: KTO's single ratings have no chosen text; leave it out")
         least = {"beta": self.beta, "epochs": self.loop.epochs, "lr": self.optimizer.lr}
         for name, value in least.items():
             if not value > 0:

@@ -37,8 +37,12 @@ Judge = Callable[[torch.Tensor, Sequence[Example], float], tuple[torch.Tensor, t
 """From values (n, answers), their examples and the reference point to losses (n,) and margins (n,)."""
 
 
-def judge_pairs(beta: float, loss: PairLoss) -> Judge:
-    """P-DPO and P-IPO; with β = 1 and references of 0, P-RM. The margin is β Δ."""
+def judge_pairs(beta: float, loss: PairLoss, anchor: float = 0.0) -> Judge:
+    """P-DPO and P-IPO; with β = 1 and references of 0, P-RM. The margin is β Δ.
+
+    Args:
+        anchor: weight of the chosen answer's negative log-likelihood per token (arXiv 2404.19733, eq. 1).
+    """
 
     def judge(
         values: torch.Tensor, examples: Sequence[Example], zero: float
@@ -46,7 +50,11 @@ def judge_pairs(beta: float, loss: PairLoss) -> Judge:
         del zero
         reference = _references(examples, values)
         delta = gap(values[:, 0], values[:, 1], reference[:, 0], reference[:, 1])
-        return pair_loss(delta, beta, loss), beta * delta.detach()
+        losses = pair_loss(delta, beta, loss)
+        if anchor:
+            tokens = torch.tensor([len(example.answers[0]) for example in examples], device=values.device)
+            losses = losses - anchor * values[:, 0] / tokens
+        return losses, beta * delta.detach()
 
     return judge
 

@@ -137,7 +137,9 @@ def train_preferences(
 def _judge(method: Method, config: PDPOConfig) -> Judge:
     if config.loss == "kto":
         return judge_ratings(config.beta)
-    return judge_pairs(config.beta if method == "p-dpo" else 1.0, config.loss)
+    if method == "p-rm":
+        return judge_pairs(1.0, "sigmoid")
+    return judge_pairs(config.beta, config.loss, config.anchor)
 
 
 @dataclass(frozen=True)
