@@ -448,7 +448,7 @@ def test_more_rows_than_the_vocabulary_are_refused(tmp_path: Path, tiny_model: P
         ({"users": "groups"}, "users: 'groups' is not one of individual, cluster, none"),
         ({"loss": "hinge"}, "loss: 'hinge' is not one of sigmoid, ipo, kto"),
         ({"alpha": 1.1}, "alpha: 1.1 is not from 0 to 1"),
-        ({"held_out": 1.0}, "held_out: 1.0 is not from 0 to below 1"),
+        ({"held_out": 1.0}, "held_out: 1.0 is not from 0 to 0.99"),
         ({"beta": 0.0}, "beta: 0.0 is not above 0"),
         ({"beta": float("nan")}, "beta: nan is not above 0"),
         ({"user_tokens": 0}, "user_tokens: 0 is too small; at least 1"),
