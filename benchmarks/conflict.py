@@ -9,7 +9,8 @@ control swaps the user's vector for another user's.
 Two questions: of held-out pairs, how many does each put right for each user; and how long is what it writes
 for each user. Every part is kept in OUT, and a second call goes on where the first stopped.
 
-    python benchmarks/conflict.py OUT [--split test] [--seed 0] [--ablations] [--data ../shared/data]
+    python benchmarks/conflict.py OUT [--split test] [--seed 0] [--beta 0.1] [--anchor 0] [--ablations]
+        [--runs pooled individual cluster] [--data ../shared/data]
 """
 
 from __future__ import annotations
@@ -57,10 +58,8 @@ TASTES = {
 }
 # Chosen on the validation split.
 CONFIG = PDPOConfig(
-    beta=0.5,
-    anchor=1.0,
-    optimizer=OptimizerSettings(lr=3e-4, user_lr=0.02),
-    loop=LoopSettings(epochs=1.5, batch=8, evaluate_every=15, checkpoint_every=15),
+    optimizer=OptimizerSettings(lr=5e-4, user_lr=0.03),
+    loop=LoopSettings(epochs=2, batch=8, evaluate_every=15, checkpoint_every=15),
 )
 RUNS = {
     "pooled": replace(CONFIG, users="none"),
@@ -234,6 +233,9 @@ def main() -> None:
     parser.add_argument("--held", type=int, default=20, help="held-out pairs of each user")
     parser.add_argument("--titles", type=int, default=12, help="titles written for each user")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--beta", type=float, default=CONFIG.beta)
+    parser.add_argument("--anchor", type=float, default=CONFIG.anchor)
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="those of P-DPO")
     parser.add_argument("--ablations", action="store_true", help="train the ablations too, and compare them")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -245,11 +247,8 @@ def main() -> None:
         for name, split, n in zip(names, ("train", given.split), (given.pairs, given.held), strict=True):
             files[name] = put(given.out / f"{name}.jsonl", rows(pools[split], n, chance, told=told))
     console.print(f"{len(pools['train'])} titles to learn from, {len(pools[given.split])} of {given.split}")
-    loop = replace(CONFIG.loop, seed=given.seed)
-    runs = {
-        name: train(given.out, name, replace(config, loop=loop), files["train"])
-        for name, config in RUNS.items()
-    }
+    asked = {"loop": replace(CONFIG.loop, seed=given.seed), "beta": given.beta, "anchor": given.anchor}
+    runs = {name: train(given.out, name, replace(RUNS[name], **asked), files["train"]) for name in given.runs}
     methods = ["none", "preferences-in-context", *(f"p-dpo:{folder}" for folder in runs.values())]
     kinds = ("pooled", "alone", "low-rank")
     methods += [f"p-rm:{rewards(given.out, kind, files['train'], given.seed)}" for kind in kinds]
@@ -260,7 +259,7 @@ def main() -> None:
         plain, told = [], []
         for name, config in ABLATIONS.items():
             side = "train-told" if "told" in name else "train"
-            folder = train(given.out, name, replace(config, loop=loop), files[side])
+            folder = train(given.out, name, replace(config, **asked), files[side])
             (told if side == "train-told" else plain).append(f"p-dpo:{folder}")
         order(given.out / "ablations", files["held"], files["train"], plain, ["swap-vector"])
         order(given.out / "told", files["held-told"], files["train-told"], ["none", *told], [])
