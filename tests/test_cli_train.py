@@ -22,7 +22,8 @@ from penname.store import Store
 from penname.train.folder import open_trained, workshop_of
 from train_helpers import FakeEmbedder, answers, curve, files, one_thread, preferences
 
-FAST = ("--dtype", "float32", "--user-tokens", "3", "--batch", "8", "--max-tokens", "250", "--every", "2")
+VANILLA = ("--dtype", "float32", "--batch", "8", "--max-tokens", "250", "--every", "2")
+FAST = (*VANILLA, "--user-tokens", "3")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -120,12 +121,13 @@ def test_vanilla_names_no_user(cli: Cli, rows: list[dict[str, Any]]) -> None:
     refused = cli("train", "p-dpo", "--preferences", file, "--out", "run", *FAST)
     assert refused.status == 1
     assert "no preference that can be trained on names a user" in refused.err
-    assert cli("train", "p-dpo", "--users", "none", "--preferences", file, "--out", "run", *FAST).status == 0
+    ask = ("train", "p-dpo", "--users", "none", "--preferences", file, "--out", "run")
+    assert cli(*ask, *VANILLA).status == 0
     assert not open_personal("run").has_users
 
 
 def test_one_user_alone(cli: Cli, rows: list[dict[str, Any]]) -> None:
-    args = ("train", "p-dpo", "--preferences", save(rows), "--users", "none", "--out", "run", *FAST)
+    args = ("train", "p-dpo", "--preferences", save(rows), "--users", "none", "--out", "run", *VANILLA)
     assert cli(*args, "--only", "bob").status == 0
     trained = open_trained("run")
     assert trained.data["pairs"] + trained.data["held_out"] == 12
@@ -251,7 +253,8 @@ def test_bad_rows_are_told_and_counted(cli: Cli, rows: list[dict[str, Any]]) -> 
         (("--task", "emial"), "did you mean 'email'"),
         (("--alpha", "1.5"), "alpha: 1.5 is not from 0 to 1"),
         (("--batch", "0"), "batch: 0 is too small"),
-        (("--loss", "kto", "--users", "none", "--max-tokens", "5"), "past the limit in tokens"),
+        (("--loss", "kto", "--max-tokens", "8"), "past the limit in tokens"),
+        (("--users", "none"), "--users none has no use for --user-tokens: leave it out"),
         (("--lr", "1e30", "--user-lr", "1e30", "--epochs", "4"), "is no number: lower the learning rate"),
     ],
 )
@@ -279,10 +282,15 @@ def test_p_rm_on_features(
     cli: Cli, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, users: str
 ) -> None:
     monkeypatch.setattr(featured, "load_embedder", FakeEmbedder)
-    args = ("train", "p-rm", "--users", users, "--basis", "2", "--held-out", "0", "--preferences", save(rows))
+    args = ("train", "p-rm", "--users", users, "--held-out", "0", "--preferences", save(rows))
+    if users == "low-rank":
+        args = (*args, "--basis", "2")
+    else:
+        assert f"--users {users} has no use for --basis" in cli(*args, "--basis", "2").err
     assert cli(*args, "--out", "run", "--seed", "4").status == 0
     trained = open_trained("run")
-    assert (trained.settings["users"], trained.settings["rank"], trained.settings["seed"]) == (users, 2, 4)
+    assert (trained.settings["users"], trained.settings["seed"]) == (users, 4)
+    assert users != "low-rank" or trained.settings["rank"] == 2
     assert trained.model == "all-minilm-l6-v2"
     found = open_reward("run").rewards(["Tell of the owl."] * 2, list(answers("owl")), ["ann"] * 2)
     assert np.isfinite(found).all()
