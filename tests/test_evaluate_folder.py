@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penname.errors import BadInputError
-from penname.evaluate.files import put
 from penname.evaluate.folder import load_results, open_run, read_run
 from penname.evaluate.results import Arm, Row, row_of
+from penname.files import put
 
 SETTINGS: dict[str, Any] = {"data": "club 1, test split", "model": "told", "seed": 0, "judge": None}
 NONE, OWN = Arm("none", "none"), Arm("retrieval", "retrieval")
@@ -233,7 +233,7 @@ def test_a_file_is_put_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("penname.evaluate.files.os.replace", full)
+    monkeypatch.setattr("penname.files.os.replace", full)
     with pytest.raises(OSError, match="No space"):
         put(path, "new")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]

@@ -335,7 +335,7 @@ def test_a_failed_write_leaves_the_old_page_and_nothing_beside(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("penname.evaluate.files.os.replace", full)
+    monkeypatch.setattr("penname.files.os.replace", full)
     with pytest.raises(BadInputError, match="No space left"):
         write_report(trial, tmp_path)
     assert (tmp_path / "report.html").read_bytes() == old

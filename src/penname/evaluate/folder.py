@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from penname.errors import BadInputError, PennameError
-from penname.evaluate.files import put
 from penname.evaluate.results import Arm, Results, Row, row_of
+from penname.files import put
 
 _RUN, _ROWS = "run.json", "rows.jsonl"
 _KINDS = {"settings": dict, "arms": list, "seconds": dict, "remarks": list, "groups": dict}

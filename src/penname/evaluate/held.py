@@ -10,12 +10,11 @@ from typing import Any
 
 from penname.errors import BadInputError
 from penname.methods.prlhf.data import prepare, read_preferences
+from penname.methods.prlhf.data_read import is_store
 from penname.records import BadRow, Prompt, digest
 from penname.sources._each import data_files, each
 from penname.sources._rows import id_of
 from penname.tasks import task as find_task
-
-_SQLITE = b"SQLite format 3\x00"
 
 
 @dataclass(frozen=True)
@@ -123,9 +122,9 @@ def _by_user(pairs: Sequence[Held]) -> dict[str, list[Held]]:
 
 def _groups(source: str) -> dict[str, str]:
     """The `group` that rows name for their users; nothing for a store."""
-    path = Path(source).expanduser()
-    if "://" in source or (path.is_file() and _begins(path, _SQLITE)):
+    if is_store(source):
         return {}
+    path = Path(source).expanduser()
     found: dict[str, str] = {}
 
     def group(row: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -140,11 +139,6 @@ def _groups(source: str) -> dict[str, str]:
             if found.setdefault(user, name) != name:
                 raise BadInputError(f"{source}: user {user!r} is in the groups {found[user]!r} and {name!r}")
     return found
-
-
-def _begins(path: Path, start: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(start)) == start
 
 
 def group_names(held: HeldOut) -> dict[str, str]:

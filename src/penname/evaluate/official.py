@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from penname.errors import BadInputError
-from penname.evaluate.files import put
+from penname.files import put
 from penname.tasks import task as find_task
 
 

@@ -15,11 +15,11 @@ from statistics import median
 
 from penname.errors import BadInputError
 from penname.evaluate import plots, text
-from penname.evaluate.files import put
 from penname.evaluate.metrics import METRICS
 from penname.evaluate.results import Results, Row
 from penname.evaluate.statistics import Comparison
 from penname.evaluate.tables import Cell, Table, gain, leading, summary, user_means
+from penname.files import put
 
 EXAMPLES = 60
 """Examples on a page, over all its tasks and results: more make it slow on a phone and nobody reads them."""

@@ -10,7 +10,6 @@ settings. Its result is put together inside the second folder and renamed into p
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from penname.errors import BadInputError, TrainedError
+from penname.files import put
 
 CARD = "penname.json"
 METRICS = "metrics.jsonl"
@@ -125,7 +125,7 @@ def _claim(folder: Path, asked: Mapping[str, Any]) -> None:
     card = folder / "asked.json"
     wanted = json.loads(json.dumps(asked))
     if not card.is_file():
-        write_whole(card, json.dumps(wanted, indent=1))
+        put(card, json.dumps(wanted, indent=1))
         return
     try:
         found = json.loads(card.read_text(encoding="utf-8"))
@@ -161,17 +161,7 @@ def finish(folder: Path, out: Path, card: Mapping[str, Any], fill: Callable[[Pat
     fill(result)
     if (folder / METRICS).is_file():
         shutil.copyfile(folder / METRICS, result / METRICS)
-    write_whole(result / CARD, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    put(result / CARD, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
     result.rename(out)
     shutil.rmtree(folder, ignore_errors=True)
     return open_trained(out)
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file that is whole or not there, also after a kill."""
-    beside = file.with_name(f".{file.name}.new")
-    with beside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(file)

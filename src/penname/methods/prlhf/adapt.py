@@ -20,17 +20,17 @@ import torch
 
 from penname.errors import BadInputError, TrainedError, UnknownUserError
 from penname.methods.prlhf.answers import Answers, Question
-from penname.methods.prlhf.config import FEATURED, HEAD
+from penname.methods.prlhf.config import FEATURED
 from penname.methods.prlhf.data import Prepared, fit, prepare, read_user
 from penname.methods.prlhf.erase import forget
-from penname.methods.prlhf.jobs import Example, PreferenceJob, judge_pairs, judge_ratings
-from penname.methods.prlhf.reward import load_run, reference
+from penname.methods.prlhf.jobs import Example, PreferenceJob, judge_pairs, judge_ratings, with_reference
+from penname.methods.prlhf.reward import head_of, load_run, reference
 from penname.methods.prlhf.soft import SoftTable
 from penname.methods.prlhf.train import TextReader
 from penname.methods.prlhf.users import GENERIC
 from penname.store import Store
-from penname.train.checkpoint import load_tensors
 from penname.train.folder import Trained, open_trained
+from penname.train.kept import Asked
 from penname.train.model import Trainable
 
 STEPS = 12  # of Adam, at most: a handful of preferences is fitted in seconds
@@ -130,9 +130,7 @@ def _adapt_soft(trained: Trained, model: Trainable, user: str, prepared: Prepare
     prepared = fit(prepared, reader.lengths, limit)
     examples = _with_reference(reader.examples(prepared.items, {user: 0}), trained, model)
     one = _OneUser(users, users.own(user), model.reader.device)
-    head = None
-    if trained.method == "p-rm":
-        head = load_tensors(trained.path / HEAD)[0]["head"].to(model.reader.device)
+    head = head_of(trained, model)
     beta = float(settings["beta"]) if trained.method == "p-dpo" else 1.0
     loss = settings["loss"]
     judge = judge_ratings(beta) if loss == "kto" else judge_pairs(beta, loss)
@@ -168,21 +166,11 @@ def _with_reference(examples: Sequence[Example], trained: Trained, model: Traina
     """The examples with the frozen reference's log-probabilities, which a reward model has no use for."""
     if trained.method == "p-rm":
         return list(examples)
-    asked = [
-        Question(GENERIC, one.prompt, answer)
-        for one in examples
-        for answer in (*one.answers, *([one.other] if one.other else []))
-    ]
-    found: dict[int, float] = {}
-    with reference(model):
-        for portion in Answers(model.reader).each(asked, int(trained.settings["portion"])):
-            found |= portion
-    numbers = iter(range(len(asked)))
-    return [
-        replace(
-            one,
-            reference=tuple(found[next(numbers)] for _ in one.answers),
-            other_reference=found[next(numbers)] if one.other else 0.0,
-        )
-        for one in examples
-    ]
+    portion = int(trained.settings["portion"])
+
+    def ask(asked: Sequence[Asked]) -> list[float]:
+        questions = [Question(GENERIC, prompt, answer) for prompt, answer in asked]
+        with reference(model):
+            return Answers(model.reader).all(questions, portion)
+
+    return with_reference(examples, ask)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from penname.methods.prlhf.answers import Answers, Question
 from penname.methods.prlhf.losses import PairLoss, gap, kto_loss, mixed, pair_loss
 from penname.methods.prlhf.users import GENERIC
+from penname.train.kept import Asked
 from penname.train.loop import Metrics
 
 
@@ -31,6 +32,26 @@ class Example:
     def tokens(self) -> int:
         """Tokens that reading it once costs."""
         return len(self.prompt) + sum(map(len, self.answers))
+
+
+def with_reference(examples: Sequence[Example], ask: Callable[[list[Asked]], list[float]]) -> list[Example]:
+    """The examples with what the frozen reference says of their answers. It sees no user tokens.
+
+    Args:
+        ask: from (prompt, answer) pairs to the reference's log-probabilities.
+    """
+    answers = [(*one.answers, *([one.other] if one.other else [])) for one in examples]
+    found = iter(
+        ask([(one.prompt, answer) for one, mine in zip(examples, answers, strict=True) for answer in mine])
+    )
+    return [
+        replace(
+            one,
+            reference=tuple(next(found) for _ in one.answers),
+            other_reference=next(found) if one.other else 0.0,
+        )
+        for one in examples
+    ]
 
 
 Judge = Callable[[torch.Tensor, Sequence[Example], float], tuple[torch.Tensor, torch.Tensor]]
@@ -172,8 +193,8 @@ class PreferenceJob:
         if not asked:
             return 0.0
         questions = [Question(example.user, example.prompt, example.other) for example in asked]
-        values = {k: v for some in self._answers.each(questions, self._portion) for k, v in some.items()}
-        ratios = [values[place] - example.other_reference for place, example in enumerate(asked)]
+        values = self._answers.all(questions, self._portion)
+        ratios = [value - example.other_reference for value, example in zip(values, asked, strict=True)]
         return max(0.0, sum(ratios) / len(ratios))
 
     def _portions(self, examples: Sequence[Example]) -> Iterator[list[Example]]:

@@ -73,7 +73,7 @@ class ModelReward:
         self._trained = trained
         self._model = model
         self._users = SoftTable.open(trained, model.reader.width)
-        self._head = _head(trained, model)
+        self._head = head_of(trained, model)
         self._texts = PromptTexts.load()
         files = [file for file in trained.path.rglob("*") if _decides(file)]
         self.fingerprint = fingerprint(files)
@@ -127,10 +127,7 @@ class ModelReward:
         return [beta * (ours - theirs) for ours, theirs in zip(values, base, strict=True)]
 
     def _ask(self, answers: Answers, questions: Sequence[Question]) -> list[float]:
-        found: dict[int, float] = {}
-        for portion in answers.each(questions, int(self._trained.settings["portion"])):
-            found |= portion
-        return [found[place] for place in range(len(questions))]
+        return answers.all(questions, int(self._trained.settings["portion"]))
 
     def _prompt(self, prompt: Prompt, about: str) -> tuple[int, ...]:
         task = self._trained.settings.get("task")
@@ -164,7 +161,8 @@ def reference(model: Trainable) -> Any:
     return network.disable_adapter()
 
 
-def _head(trained: Trained, model: Trainable) -> torch.Tensor | None:
+def head_of(trained: Trained, model: Trainable) -> torch.Tensor | None:
+    """The scalar head (width,) of a run of P-RM; None of P-DPO. Raises TrainedError for another width."""
     if trained.method != "p-rm":
         return None
     head = load_tensors(trained.path / HEAD)[0]["head"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,14 @@ from penname.methods.prlhf.config import HEAD, PDPOConfig
 from penname.methods.prlhf.data import Pair, Prepared, Rated, fit, split
 from penname.methods.prlhf.data_prompts import as_completion, as_prompt
 from penname.methods.prlhf.index import create_index
-from penname.methods.prlhf.jobs import Example, Judge, PreferenceJob, judge_pairs, judge_ratings
+from penname.methods.prlhf.jobs import (
+    Example,
+    Judge,
+    PreferenceJob,
+    judge_pairs,
+    judge_ratings,
+    with_reference,
+)
 from penname.methods.prlhf.table import UserTable
 from penname.methods.prlhf.users import GENERIC, SPARSE, SoftUsers
 from penname.tasks import PromptTexts
@@ -221,27 +228,13 @@ class TextReader:
 
 
 def _with_reference(examples: Sequence[Example], model: Trainable, kept: Kept, portion: int) -> list[Example]:
-    """The examples with what the frozen reference says of their answers: the model as it is before training.
-
-    It sees no user tokens.
-    """
+    """The examples with what the reference, the model as it is before training, says; kept on disk."""
     answers = Answers(model.reader)
 
     def compute(asked: Sequence[Asked]) -> Iterator[Mapping[int, float]]:
         return answers.each([Question(GENERIC, prompt, answer) for prompt, answer in asked], portion)
 
-    asked = [(one.prompt, answer) for one in examples for answer in (*one.answers, *_others(one))]
-    found = iter(kept.ask(asked, compute))
-    filled = []
-    for one in examples:
-        reference = tuple(next(found) for _ in one.answers)
-        other = next(found) if one.other else 0.0
-        filled.append(replace(one, reference=reference, other_reference=other))
-    return filled
-
-
-def _others(example: Example) -> list[tuple[int, ...]]:
-    return [example.other] if example.other else []
+    return with_reference(examples, lambda asked: kept.ask(asked, compute))
 
 
 def _save_weights(model: Trainable, optimizer: Optimizer, result: Path, config: PDPOConfig) -> None:
