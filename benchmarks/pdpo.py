@@ -61,8 +61,8 @@ from penname.methods.prlhf.config import PDPOConfig
 from penname.methods.prlhf.data import fit, prepare
 from penname.methods.prlhf.data_read import read_preferences
 from penname.methods.prlhf.jobs import Example, PreferenceJob, judge_pairs
-from penname.methods.prlhf.train import TextReader
-from penname.methods.prlhf.users import GENERIC, SPARSE, SoftUsers
+from penname.methods.prlhf.texts import TextReader
+from penname.methods.prlhf.users import GENERIC, SoftUsers
 from penname.train.kept import Asked, Kept
 from penname.train.model import LoraSettings, Trainable, load_trainable
 from penname.train.optimizer import Optimizer, OptimizerSettings
@@ -96,7 +96,7 @@ class Ours:
         self.reference_seconds = time.perf_counter() - started
         soft = soft_users(self.model.reader.embeddings.weight, examples) if users else None
         own = soft.trained() if soft is not None else {}
-        self._optimizer = Optimizer(self.model.parameters, own, RATES, FOREVER, SPARSE & own.keys())
+        self._optimizer = Optimizer(self.model.parameters, own, RATES, FOREVER)
         self._job = PreferenceJob(
             Answers(self.model.reader, soft),
             judge_pairs(BETA, "sigmoid"),

@@ -105,7 +105,7 @@ def test_a_run_of_p_dpo_has_an_implicit_reward(cli: Cli, tiny_model: Path) -> No
     train("p-dpo", Path("whole"), tiny_model, config=settings(2, weights="full"))
     refused = cli("score", "--trained", "whole", "--user", "ann", *PROMPT, "long.txt")
     assert (refused.status, refused.out) == (1, "")
-    assert "no implicit reward: its reference is not kept; use P-RM" in refused.err
+    assert "no reference: it has no implicit reward" in refused.err
     gone = cli("score", "--trained", "run", "--model", "gone", *PROMPT, "long.txt")
     assert gone.status == 1
     assert "gone" in gone.err

@@ -20,6 +20,7 @@ from penname.paths import trained_dir
 from penname.records import Preference
 from penname.store import Store
 from penname.train.folder import open_trained, workshop_of
+from penname.train.optimizer import OptimizerSettings
 from train_helpers import FakeEmbedder, answers, curve, files, one_thread, preferences
 
 VANILLA = ("--dtype", "float32", "--batch", "8", "--max-tokens", "250", "--every", "2")
@@ -172,8 +173,8 @@ def test_every_option_arrives(cli: Cli, rows: list[dict[str, Any]], monkeypatch:
     options = (
         "--users cluster --loss ipo --beta 0.3 --alpha 0.7 --user-tokens 4 --clusters 6 --weights full "
         "--rank 3 --dtype bfloat16 --epochs 2.5 --batch 5 --portion 77 --lr 0.1 --user-lr 0.2 --warmup 9 "
-        "--held-out 0.3 --every 6 --patience 2 --max-tokens 99 --seed 8 --task email --out there "
-        "--reference kept.sqlite"
+        "--mixture-lr 0.3 --held-out 0.3 --every 6 --patience 2 --max-tokens 99 --seed 8 --task email "
+        "--out there --reference kept.sqlite"
     )
     outcome = cli("train", "p-dpo", "--preferences", save(rows), "--model", "other", *options.split())
     assert outcome.status == 130
@@ -185,7 +186,7 @@ def test_every_option_arrives(cli: Cli, rows: list[dict[str, Any]], monkeypatch:
     assert (config.user_tokens, config.clusters, config.weights, config.dtype) == (4, 6, "full", "bfloat16")
     assert (config.portion, config.held_out, config.max_tokens) == (77, 0.3, 99)
     assert (config.lora.rank, config.lora.alpha) == (3, 6)
-    assert (config.optimizer.lr, config.optimizer.user_lr, config.optimizer.warmup) == (0.1, 0.2, 9)
+    assert config.optimizer == OptimizerSettings(0.1, 0.2, 0.3, 9)
     loop = config.loop
     assert (loop.epochs, loop.batch, loop.patience, loop.seed) == (2.5, 5, 2, 8)
     assert (loop.evaluate_every, loop.checkpoint_every) == (6, 6)

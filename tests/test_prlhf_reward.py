@@ -70,7 +70,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str
         ("p-dpo", "individual"),
     ):
         out = made[f"{method} {users}"] = folder / f"{method}-{users}"
-        steps, rates = (40 if users != "none" else 5), OptimizerSettings(lr=5e-3, user_lr=5e-2, warmup=2)
+        steps, rates = (60 if users != "none" else 5), OptimizerSettings(lr=5e-3, user_lr=5e-2, warmup=2)
         config = settings(steps, users=users, held_out=0, optimizer=rates)
         train(method, out, tiny_model, preferences(nouns=KNOWN), config)  # type: ignore[arg-type]
     return made
@@ -196,7 +196,7 @@ def test_what_a_run_on_features_leaves_and_tells(tmp_path: Path, embedder: FakeE
         progress=lambda done, total, _: shown.append((done, total)),
     )
     assert files(tmp_path / "run") == ["README.md", "penname.json", "users.db", "users.safetensors"]
-    assert shown[-1] == (10, 10)
+    assert shown[-1] == (30, 30), "one bar for the three floors"
     card = json.loads((tmp_path / "run" / "penname.json").read_text())
     assert (card["held_out"]["accuracy"], card["held_out"]["worst_user"]) == (1, 1)
     assert trained.data["pairs"] + trained.data["held_out"] == len(prepared)

@@ -56,16 +56,16 @@ def same_result(one: Path, other: Path) -> None:
 # one's elsewhere: these see that nothing changes unnoticed.
 GOLDEN = [
     0.807802,
-    0.509233,
-    0.487889,
-    0.496803,
-    0.506141,
-    0.46883,
-    0.337457,
-    0.400463,
-    0.37795,
-    0.3907,
-    0.443972,
+    0.524768,
+    0.475069,
+    0.53411,
+    0.482565,
+    0.431754,
+    0.322381,
+    0.362055,
+    0.391486,
+    0.394619,
+    0.418941,
 ]
 
 
@@ -199,7 +199,7 @@ def test_every_user_model_learns_with_every_loss(
     prepared = preferences(tastes)  # type: ignore[arg-type]
     if loss == "kto":
         prepared = ratings(prepared)
-    config = settings(15 if loss == "kto" else 30, users=users, loss=loss, held_out=0, alpha=0.9)
+    config = settings(30, users=users, loss=loss, held_out=0, alpha=0.9)
     train("p-dpo", tmp_path / "run", tiny_model, prepared, config)
     losses = curve(tmp_path / "run")
     assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
@@ -248,7 +248,7 @@ def test_all_weights_are_trained_and_the_base_is_not_needed(tmp_path: Path, tiny
     assert not (tmp_path / "run" / "adapter").exists()
     personal = open_personal(tmp_path / "run")
     assert personal.model.generate(["the cat"], 1, GREEDY, [personal.prefix("ann")])[0][0].text
-    with pytest.raises(TrainedError, match="no implicit reward: its reference is not kept"):
+    with pytest.raises(TrainedError, match="no reference: it has no implicit reward"):
         open_reward(tmp_path / "run").rewards(["the"], ["cat"], ["ann"])
     assert len(open_reward(tmp_path / "reward").rewards(["the"], ["cat"], ["ann"])) == 1
 

@@ -66,7 +66,7 @@ class Line:
     def optimizer(self) -> Optimizer:
         users = dict(self.offsets.named_parameters(prefix="own"))
         rates = OptimizerSettings(lr=0.1, user_lr=0.05, warmup=2)
-        return Optimizer({"slope": self.slope}, users, rates, STEPS, frozenset(users))
+        return Optimizer({"slope": self.slope}, users, rates, STEPS)
 
 
 def go(
@@ -322,7 +322,6 @@ def test_only_rows_of_the_batch_move_and_the_norm_is_clipped() -> None:
         dict(rows.named_parameters(prefix="own")),
         OptimizerSettings(user_lr=0.1),
         10,
-        frozenset({"own.weight"}),
     )
     (100 * rows(torch.tensor([1, 1])).sum()).backward()
     assert optimizer.step(0) == pytest.approx(200 * 2**0.5)

@@ -81,6 +81,9 @@ Batch = Annotated[
 Portion = Annotated[int, typer.Option("--portion", metavar="N", help="Tokens read at once: bounds memory.")]
 Rate = Annotated[float, typer.Option("--lr", metavar="RATE", help="Of the model's weights.")]
 UserRate = Annotated[float, typer.Option("--user-lr", metavar="RATE", help="Of the users' parameters.")]
+MixtureRate = Annotated[
+    float, typer.Option("--mixture-lr", metavar="RATE", help="Of --users cluster: of users' weights of them.")
+]
 Warmup = Annotated[
     int, typer.Option("--warmup", metavar="N", help="Steps of rising rate, a tenth of all at most.")
 ]
@@ -138,6 +141,7 @@ def p_dpo(
     portion: Portion = 4096,
     lr: Rate = 5e-5,
     user_lr: UserRate = 1e-3,
+    mixture_lr: MixtureRate = 0.1,
     warmup: Warmup = 150,
     held_out: HeldOut = 0.1,
     every: Every = 25,
@@ -193,6 +197,7 @@ def p_rm(
     portion: Portion = 4096,
     lr: Rate = 5e-5,
     user_lr: UserRate = 1e-3,
+    mixture_lr: MixtureRate = 0.1,
     warmup: Warmup = 150,
     held_out: HeldOut = 0.1,
     every: Every = 25,
@@ -235,7 +240,7 @@ def _check_options(context: typer.Context, asked: Mapping[str, Any]) -> None:
         "pooled": ("features",),
         "alone": ("features",),
         "individual": _SOFT,
-        "cluster": (*_SOFT, "clusters"),
+        "cluster": (*_SOFT, "clusters", "mixture_lr"),
         "none": tuple(name for name in _SOFT if name not in unused),
     }[users]
     allowed = {*common, *ours, *mine}
@@ -270,7 +275,7 @@ def _config(asked: Mapping[str, Any]) -> PDPOConfig:
     return PDPOConfig(
         **own,
         lora=LoraSettings(rank, 2 * rank),
-        optimizer=OptimizerSettings(asked["lr"], asked["user_lr"], asked["warmup"]),
+        optimizer=OptimizerSettings(asked["lr"], asked["user_lr"], asked["mixture_lr"], asked["warmup"]),
         loop=LoopSettings(asked["epochs"], asked["batch"], every, every, asked["patience"], asked["seed"]),
     )
 

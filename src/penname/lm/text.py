@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,9 +81,12 @@ class Codec:
         text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text)
 
-    def save(self, folder: Path) -> None:
-        """Write the tokenizer where a model's weights lie."""
-        self._tokenizer.save_pretrained(folder)
+    def save(self, folder: Path, *, template: bool = True) -> None:
+        """Write the tokenizer where a model's weights lie; a model without a template takes no chat."""
+        tokenizer = copy(self._tokenizer)
+        if not template:
+            tokenizer.chat_template = None
+        tokenizer.save_pretrained(folder)
 
     def _encode(self, text: str, *, begin: bool, plain: bool) -> list[int]:
         check_text(text)

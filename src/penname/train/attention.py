@@ -3,12 +3,16 @@
 A tree is a prompt and its branches: [prompt | branch | branch …]. A branch sees the prompt and itself, never
 another branch; so a prompt is read once for all answers to it. Trees see nothing of one another.
 
+All of a model but attention works on the row as it is. Attention takes blocks of similar size side by side,
+padded: at the lengths of texts its arithmetic is little, and what costs is the number of small operations.
+
 On a CPU the backward pass is our own: torch's fused one takes three to ten times as long as its forward pass
 in bfloat16, and plain matrix products are what the processor has units for.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +24,9 @@ from penname.errors import ModelError
 
 NAME = "penname_trees"
 
+_WASTE = 1.3  # blocks are padded together as long as that makes at most this many times the pairs of tokens
+_PAIRS = 2**22  # of tokens in one batch at most, but for a block that has more by itself: bounds memory
+
 
 @dataclass(frozen=True)
 class Span:
@@ -30,6 +37,96 @@ class Span:
     branches: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Tokens that see the same: all of `before`, and of their own those up to their own place."""
+
+    before: range
+    own: range
+
+    @property
+    def seen(self) -> int:
+        return len(self.before) + len(self.own)
+
+    @property
+    def pairs(self) -> int:
+        return len(self.own) * self.seen
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Blocks of similar size, padded to the largest; no two have a token in common.
+
+    queries: (blocks, n), each token's place in the row; padding has any place.
+    keys: (blocks, m), places as well.
+    real, given: (blocks, n) and (blocks, m), false where it is padding.
+    unseen: (blocks, n, m), true where the first token does not see the second.
+    bias: (blocks, 1, n, m), 0 or −∞; padding sees a token, so that no row is empty.
+    """
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    real: torch.Tensor
+    given: torch.Tensor
+    unseen: torch.Tensor
+    bias: torch.Tensor
+
+
+def batches(spans: Sequence[Span], dtype: torch.dtype, device: torch.device) -> tuple[Batch, ...]:
+    """The trees' blocks in batches, made once for all layers of a reading. A token is a query of just one."""
+    return tuple(_batch(some, dtype, device) for some in _together(spans))
+
+
+def _blocks(span: Span) -> Iterator[_Block]:
+    """The prompt goes with its first branch: together they are plain causal text."""
+    at = span.start + span.prompt
+    prompt = range(span.start, at)
+    first = span.branches[0] if span.branches else 0
+    yield _Block(range(at, at), range(span.start, at + first))
+    at += first
+    for length in span.branches[1:]:
+        yield _Block(prompt, range(at, at + length))
+        at += length
+
+
+def _together(spans: Sequence[Span]) -> Iterator[list[_Block]]:
+    """Blocks that go side by side: of each tree the first, the second, and so on, the largest first."""
+    ranks: dict[int, list[_Block]] = defaultdict(list)
+    for span in spans:
+        for rank, block in enumerate(_blocks(span)):
+            if block.own:
+                ranks[rank].append(block)
+    for blocks in ranks.values():
+        taken: list[_Block] = []
+        for block in sorted(blocks, key=lambda block: -block.pairs):
+            wider = [*taken, block]
+            padded = len(wider) * max(len(one.own) for one in wider) * max(one.seen for one in wider)
+            if taken and padded > min(_WASTE * sum(one.pairs for one in wider), _PAIRS):
+                yield taken
+                wider = [block]
+            taken = wider
+        yield taken
+
+
+def _batch(blocks: Sequence[_Block], dtype: torch.dtype, device: torch.device) -> Batch:
+    n, m = max(len(block.own) for block in blocks), max(block.seen for block in blocks)
+    queries, keys = (torch.zeros(len(blocks), size, dtype=torch.long) for size in (n, m))
+    real, given = (torch.zeros(len(blocks), size, dtype=torch.bool) for size in (n, m))
+    unseen = torch.ones(len(blocks), n, m, dtype=torch.bool)
+    for place, block in enumerate(blocks):
+        own, seen, before = len(block.own), block.seen, len(block.before)
+        queries[place, :own] = torch.arange(block.own.start, block.own.stop)
+        keys[place, :before] = torch.arange(block.before.start, block.before.stop)
+        keys[place, before:seen] = queries[place, :own]
+        real[place, :own] = True
+        given[place, :seen] = True
+        unseen[place, :own, :seen] = torch.ones(own, seen, dtype=torch.bool).triu_(before + 1)
+    bias = torch.zeros(unseen.shape, dtype=dtype).masked_fill_(unseen, float("-inf"))
+    bias[:, :, 0] = 0.0  # the first is seen by all
+    tensors = (queries, keys, real, given, unseen, bias[:, None])
+    return Batch(*(one.to(device) for one in tensors))
+
+
 def attend(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -38,7 +135,7 @@ def attend(
     attention_mask: torch.Tensor | None,
     *,
     scaling: float | None = None,
-    spans: Sequence[Span] | None = None,
+    blocks: Sequence[Batch] | None = None,
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -52,74 +149,36 @@ def attend(
     for name in ("softcap", "s_aux"):
         if others.get(name) is not None:
             raise ModelError(f"training by packed reading cannot do this model's attention ({name})")
-    if spans is None or query.shape[0] != 1:
+    if blocks is None or query.shape[0] != 1:
         raise ModelError("a model made for packed reading was called in another way")
-    if sliding_window is not None and any(one.prompt + max(one.branches) > sliding_window for one in spans):
+    if sliding_window is not None and any(some.keys.shape[1] > sliding_window for some in blocks):
         raise ModelError(f"a text is longer than the model's sliding window of {sliding_window} tokens")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    q, k, v = (one[0].transpose(0, 1) for one in (query, key, value))
     if query.device.type == "cpu":
-        mixed = _Trees.apply(query[0], key[0], value[0], scale, tuple(spans))  # type: ignore[no-untyped-call]
+        mixed = _Trees.apply(q, k, v, scale, tuple(blocks))  # type: ignore[no-untyped-call]
     else:
-        mixed = _fused(query, key, value, scale, spans)
-    return mixed.transpose(0, 1)[None], None
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Queries that see the same keys: all of the `before`, and those up to their own place of `own`."""
-
-    own: slice
-    before: slice
-
-
-def _blocks(spans: Sequence[Span]) -> Iterator[_Block]:
-    """The prompt goes with its first branch: together they are plain causal text."""
-    for span in spans:
-        at = span.start + span.prompt
-        prompt = slice(span.start, at)
-        first = span.branches[0] if span.branches else 0
-        yield _Block(slice(span.start, at + first), slice(span.start, span.start))
-        at += first
-        for length in span.branches[1:]:
-            yield _Block(slice(at, at + length), prompt)
-            at += length
-
-
-def _seen(block: _Block, tensor: torch.Tensor) -> torch.Tensor:
-    """The keys or values, (heads, seen, width), that the block's queries see."""
-    if block.before.start == block.before.stop:
-        return tensor[:, block.own]
-    return torch.cat([tensor[:, block.before], tensor[:, block.own]], dim=1)
-
-
-def _mask(block: _Block, device: torch.device) -> torch.Tensor:
-    """(queries, seen): true where a query sees."""
-    own = block.own.stop - block.own.start
-    before = block.before.stop - block.before.start
-    return torch.ones(own, before + own, dtype=torch.bool, device=device).tril_(before)
+        mixed = _fused(q, k, v, scale, blocks)
+    return mixed[None], None
 
 
 def _fused(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, spans: Sequence[Span]
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, blocks: Sequence[Batch]
 ) -> torch.Tensor:
-    """(heads, tokens, width) by torch's own attention, block by block."""
-    mixed = [
-        functional.scaled_dot_product_attention(
-            query[:, :, block.own],
-            _seen(block, key[0])[None],
-            _seen(block, value[0])[None],
-            attn_mask=_mask(block, query.device),
-            scale=scale,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )[0]
-        for block in _blocks(spans)
-        if block.own.stop > block.own.start
-    ]
-    return torch.cat(mixed, dim=1)
+    """(tokens, heads, width) by torch's own attention."""
+    mixed = torch.zeros_like(query)
+    for some in blocks:
+        q = query[some.queries].transpose(1, 2)
+        k, v = (one[some.keys].transpose(1, 2) for one in (key, value))
+        out = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=some.bias, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+        )
+        mixed = mixed.index_put((some.queries[some.real],), out.transpose(1, 2)[some.real])
+    return mixed
 
 
 class _Trees(torch.autograd.Function):
-    """Attention of all blocks at once: the fused forward pass, and a backward pass of matrix products."""
+    """The fused forward pass, and a backward pass of matrix products. All tensors (tokens, heads, width)."""
 
     @staticmethod
     def forward(
@@ -128,66 +187,82 @@ class _Trees(torch.autograd.Function):
         key: torch.Tensor,
         value: torch.Tensor,
         scale: float,
-        spans: tuple[Span, ...],
+        blocks: tuple[Batch, ...],
     ) -> torch.Tensor:
-        """(heads, tokens, width), from queries of that shape, and keys and values of perhaps fewer heads."""
-        mixed = torch.empty_like(query)
-        weights = torch.empty(query.shape[:2], dtype=torch.float32)  # log of the sum of exponentials
-        repeat = query.shape[0] // key.shape[0]
-        for block in _blocks(spans):
-            if block.own.stop == block.own.start:
-                continue
-            keys, values = (_repeated(_seen(block, one), repeat)[None] for one in (key, value))
-            causal = block.before.start == block.before.stop
-            mask = None if causal else _additive(_mask(block, query.device), query.dtype)
+        """Mixed values, from queries of that shape, and keys and values of perhaps fewer heads."""
+        mixed = torch.empty_like(query, memory_format=torch.contiguous_format)
+        log_sums = torch.empty(query.shape[:2], dtype=torch.float32)  # log of the sum of exponentials
+        repeat = query.shape[1] // key.shape[1]
+        for some in blocks:
+            q = query[some.queries].transpose(1, 2)
+            k, v = (one[some.keys].repeat_interleave(repeat, 2).transpose(1, 2) for one in (key, value))
             out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                query[:, block.own][None], keys, values, 0.0, causal, attn_mask=mask, scale=scale
+                q, k, v, 0.0, False, attn_mask=some.bias, scale=scale
             )
-            mixed[:, block.own] = out[0]
-            weights[:, block.own] = log_sum.reshape(weights[:, block.own].shape)
-        ctx.save_for_backward(query, key, value, mixed, weights)
-        ctx.scale, ctx.spans = scale, spans
+            places = some.queries[some.real]
+            mixed[places] = out.transpose(1, 2)[some.real]
+            log_sums[places] = log_sum.transpose(1, 2)[some.real]
+        ctx.save_for_backward(query, key, value, mixed, log_sums)
+        ctx.scale, ctx.blocks = scale, blocks
         return mixed
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The attention weights are computed anew from the sums that were kept: nothing of the size of
-        (tokens, tokens) lives on between the passes."""
+        (tokens, tokens) lives on between the passes.
+
+        The two subtractions of the derivative, of the sum's logarithm and of a row's mean, are done inside
+        the matrix products, by columns of their own: each pass over (tokens, tokens) that is saved counts.
+        """
         [grad] = grads
         query, key, value, mixed, log_sums = ctx.saved_tensors
-        groups, repeat = key.shape[0], query.shape[0] // key.shape[0]
-        inner = (grad.float() * mixed.float()).sum(-1)  # (heads, tokens)
-        d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        for block in _blocks(ctx.spans):
-            n = block.own.stop - block.own.start
-            if n == 0:
-                continue
-            rows = (groups, repeat * n, -1)  # heads that share their keys are further queries of those
-            q = query[:, block.own].reshape(rows)
-            d_out = grad[:, block.own].reshape(rows)
-            keys, values = _seen(block, key), _seen(block, value)
-            share = torch.bmm(q, keys.transpose(1, 2)).float().mul_(ctx.scale)
-            share = share.sub_(log_sums[:, block.own].reshape(rows)).exp_()
-            share.view(groups * repeat, n, -1).tril_(keys.shape[1] - n)
-            d_share = torch.bmm(d_out, values.transpose(1, 2)).float()
-            d_score = d_share.sub_(inner[:, block.own].reshape(rows)).mul_(share).mul_(ctx.scale)
-            d_score = d_score.to(query.dtype)
-            d_query[:, block.own] = torch.bmm(d_score, keys).view(groups * repeat, n, -1)
-            _give(block, d_key, torch.bmm(d_score.transpose(1, 2), q))
-            _give(block, d_value, torch.bmm(share.to(query.dtype).transpose(1, 2), d_out))
+        groups, width = key.shape[1], query.shape[2]
+        inner = (grad.float() * mixed.float()).sum(-1)  # (tokens, heads)
+        log_sums = log_sums / ctx.scale
+        d_query = torch.empty(query.shape, dtype=query.dtype)
+        d_key, d_value = (torch.zeros(one.shape, dtype=one.dtype) for one in (key, value))
+        for some in ctx.blocks:
+            q, d_out = _less(query, log_sums, some, groups), _less(grad, inner, some, groups)
+            k, v = _keys(key, some), _keys(value, some)
+            share = torch.bmm(q, k.transpose(1, 2)).mul_(ctx.scale).exp_()
+            share.view(len(some.keys), query.shape[1], *some.unseen.shape[1:]).masked_fill_(
+                some.unseen[:, None], 0.0
+            )
+            d_score = torch.bmm(d_out, v.transpose(1, 2)).mul_(share)
+            d_q = torch.bmm(d_score, k[..., :width]).mul_(ctx.scale)
+            d_k = torch.bmm(d_score.transpose(1, 2), q[..., :width]).mul_(ctx.scale)
+            d_v = torch.bmm(share.transpose(1, 2), d_out[..., :width])
+            d_query[some.queries[some.real]] = _rows(d_q, some.real)
+            places = some.keys[some.given]  # each just once: blocks have no token in common
+            d_key[places] += _rows(d_k, some.given)
+            d_value[places] += _rows(d_v, some.given)
         return d_query, d_key, d_value, None, None
 
 
-def _repeated(tensor: torch.Tensor, times: int) -> torch.Tensor:
-    return tensor if times == 1 else tensor.repeat_interleave(times, dim=0)
+def _less(rows: torch.Tensor, less: torch.Tensor, some: Batch, groups: int) -> torch.Tensor:
+    """(blocks · groups, heads of a group · n, width + 2): heads that share their keys are further rows.
+
+    `less` (tokens, heads), float32, is what a product with `_keys` is less by: the two last columns are its
+    negative in the rows' type, and what that rounding leaves.
+    """
+    blocks, n = some.queries.shape
+    wide = torch.empty(blocks, rows.shape[1], n, rows.shape[2] + 2, dtype=rows.dtype)
+    wide[..., :-2] = rows[some.queries].transpose(1, 2)
+    exact = -less[some.queries].transpose(1, 2)
+    wide[..., -2] = exact
+    wide[..., -1] = exact - wide[..., -2].float()
+    return wide.view(blocks * groups, -1, rows.shape[2] + 2)
 
 
-def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, float("-inf"))
+def _keys(rows: torch.Tensor, some: Batch) -> torch.Tensor:
+    """(blocks · groups, m, width + 2), the last two columns being 1."""
+    blocks, m = some.keys.shape
+    wide = torch.ones(blocks, rows.shape[1], m, rows.shape[2] + 2, dtype=rows.dtype)
+    wide[..., :-2] = rows[some.keys].transpose(1, 2)
+    return wide.view(blocks * rows.shape[1], m, rows.shape[2] + 2)
 
 
-def _give(block: _Block, total: torch.Tensor, grad: torch.Tensor) -> None:
-    """Add the gradient of a block's keys or values to the whole row's."""
-    before = block.before.stop - block.before.start
-    total[:, block.before] += grad[:, :before]
-    total[:, block.own] += grad[:, before:]
+def _rows(part: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """(tokens, heads, width) of a batch's product, padding left out."""
+    found = part.view(len(real), -1, real.shape[1], part.shape[-1])
+    return found.transpose(1, 2)[real]

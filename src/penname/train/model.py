@@ -20,6 +20,7 @@ from penname.lm.text import Codec
 from penname.records import Prompt
 from penname.train.attention import NAME
 from penname.train.lora import fuse
+from penname.train.optimizer import Optimizer
 from penname.train.packed import PackedReader, register
 
 Weights = Literal["lora", "full"]
@@ -52,6 +53,11 @@ class Trainable:
     def answer(self, text: str) -> tuple[int, ...]:
         """Token ids of an answer with the token that ends it: where to stop is learnt too."""
         return (*self.codec.completion(text), self.end)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are computed with."""
+        return self.reader.embeddings.weight.dtype
 
     @property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -111,6 +117,44 @@ def load_trainable(
     reader = PackedReader(network)
     reader.check()
     return Trainable(config.model, model.fingerprint, model.shape, model.context, codec, _end(codec), reader)
+
+
+def save_weights(model: Trainable, optimizer: Optimizer, result: Path) -> None:
+    """Write what was trained into a result's folder: adapter/ in float32, or model/ where it was all weights.
+
+    A whole model comes with its tokenizer: the base is not needed any more.
+    """
+    network: Any = model.reader.model
+    if not hasattr(network, "peft_config"):
+        network.save_pretrained(result / "model")
+        model.codec.save(result / "model")
+        return
+    for name, parameter in model.parameters.items():
+        parameter.data = optimizer.masters[name].data
+    for one in network.peft_config.values():
+        one.base_model_name_or_path = model.spec
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft looks for the base's configuration under its name
+        network.save_pretrained(result / "adapter")
+    (result / "adapter" / "README.md").unlink(missing_ok=True)  # peft's own card names paths of this machine
+
+
+def save_merged(model: Trainable, optimizer: Optimizer, result: Path) -> None:
+    """Write model/ with what was trained laid into the base's weights: any program can load it."""
+    network: Any = model.reader.model
+    dtype = model.dtype
+    if hasattr(network, "peft_config"):
+        network = network.float()  # the sum is rounded once, not each part of it
+        for name, parameter in network.named_parameters():
+            if name in optimizer.masters:
+                parameter.data = optimizer.masters[name].data
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = network.merge_and_unload()
+        network = network.to(dtype)
+    network.save_pretrained(result / "model")
+    # Who loads it is to put requests in the form in which it learnt them.
+    model.codec.save(result / "model", template=model.shape == "chat")
 
 
 def fast_dtype(device: str) -> DType:

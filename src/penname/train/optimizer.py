@@ -1,4 +1,4 @@
-"""AdamW over float32 masters of whatever type is computed with, and a lazy Adam for tables of users.
+"""AdamW over float32 masters of whatever type is computed with, and a row's own Adam for what is users'.
 
 bfloat16 has eight bits of mantissa: steps of 1e-5 would be lost in it. So gradients are added up and steps
 taken in float32, and the weights that are computed with are copies.
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from penname.train.rows import RowAdam
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:
@@ -19,6 +21,7 @@ class OptimizerSettings:
 
     lr: float = 5e-5  # of the model's weights (arXiv 2402.05133, appendix)
     user_lr: float = 1e-3  # of the users' parameters; ours: at 5e-5 they hardly move in a few hundred steps
+    mixture_lr: float = 0.1  # of users' weights of clusters, which are logits; ours
     warmup: int = (
         150  # steps from 0 to the full rate, a tenth of all steps at most (ours); then a cosine to 0
     )
@@ -31,9 +34,9 @@ class Optimizer:
 
     Args:
         model: the model's parameters, of any type.
-        users: float32 parameters of the user model; those with sparse gradients are updated row by row, where
-            a row has a gradient.
+        users: float32 parameters of the user model, each row of which is updated where it has a gradient.
         steps: in all, for the schedule.
+        mixtures: which of the users' are logits.
     """
 
     def __init__(
@@ -42,7 +45,7 @@ class Optimizer:
         users: Mapping[str, torch.nn.Parameter],
         settings: OptimizerSettings,
         steps: int,
-        sparse: frozenset[str] = frozenset(),
+        mixtures: frozenset[str] = frozenset(),
     ) -> None:
         self._settings = settings
         self._steps = steps
@@ -52,21 +55,15 @@ class Optimizer:
             for name, one in model.items()
         }
         self.users = dict(users)
-        dense = {name: one for name, one in users.items() if name not in sparse}
-        groups = [
-            {"params": list(some.values()), "lr": lr, "weight_decay": decay}
-            for some, lr, decay in (
-                (self.masters, settings.lr, settings.weight_decay),
-                (dense, settings.user_lr, 0.0),
-            )
-            if some
-        ]
         self._all: dict[str, torch.optim.Optimizer] = {}
-        if groups:
-            self._all["dense"] = torch.optim.AdamW(groups)
-        rows = [one for name, one in users.items() if name in sparse]
-        if rows:
-            self._all["sparse"] = torch.optim.SparseAdam(rows, lr=settings.user_lr)
+        if model:
+            self._all["model"] = torch.optim.AdamW(
+                list(self.masters.values()), lr=settings.lr, weight_decay=settings.weight_decay
+            )
+        if users:
+            rates = [settings.mixture_lr if name in mixtures else settings.user_lr for name in users]
+            groups = zip(users.values(), rates, strict=True)
+            self._all["users"] = RowAdam({"params": [one], "lr": lr} for one, lr in groups)
         self._rates = {
             name: [float(group["lr"]) for group in one.param_groups] for name, one in self._all.items()
         }
@@ -117,9 +114,7 @@ class Optimizer:
             for key, value in tensors.items():
                 if key.startswith(f"{kind}."):
                     _, number, name = key.split(".", 2)
-                    # SparseAdam counts its steps in a plain number.
-                    whole = kind == "sparse" and name == "step"
-                    state.setdefault(int(number), {})[name] = int(value) if whole else value
+                    state.setdefault(int(number), {})[name] = value
             one.load_state_dict({**one.state_dict(), "state": state})
 
     @property

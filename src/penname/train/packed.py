@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from penname.errors import ModelError
-from penname.train.attention import NAME, Span
+from penname.train.attention import NAME, Span, batches
 from penname.train.likelihood import token_log_probs
 
 
@@ -140,7 +140,7 @@ class PackedReader:
             inputs_embeds=self._embedded(ids, extra)[None],
             position_ids=self._ids(places)[None],
             use_cache=False,
-            spans=spans,
+            blocks=batches(spans, self.embeddings.weight.dtype, self.device),
         )
         return spans, output.last_hidden_state[0]
 

@@ -1,41 +1,44 @@
 """A new or changed user: that user's own part is fitted to a handful of preferences, and nothing else moves.
 
-Of a run with soft prompts only o_u, or w_u with clusters, is trained (arXiv 2402.05133, section 4.3). With a
-handful of preferences and thousands of numbers, o_u moves along the few directions in which the users of the
-training differ, which a run keeps with its table; free, it fits the handful and tells nothing of the next
-preference. Of the low-rank form w_u is computed. The shared weights, the generic user and all other rows stay
-as they are, to the bit.
+Of a run with soft prompts only o_u, or w_u with clusters, moves (arXiv 2402.05133, section 4.3). A handful of
+preferences does not tell thousands of numbers: the row is looked for along the few directions in which the
+users of the training differ, which a run keeps with its table, and a normal prior of their own spread holds
+it near its start. Of the low-rank form w_u is computed. The shared weights, the generic user and all other
+rows stay as they are, to the bit.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from penname.errors import BadInputError, TrainedError, UnknownUserError
 from penname.methods.prlhf.answers import Answers, Question
 from penname.methods.prlhf.config import FEATURED
 from penname.methods.prlhf.data import Prepared, fit, prepare, read_user
 from penname.methods.prlhf.erase import forget
-from penname.methods.prlhf.jobs import Example, PreferenceJob, judge_pairs, judge_ratings, with_reference
+from penname.methods.prlhf.jobs import Example, with_reference
 from penname.methods.prlhf.reward import head_of, load_run, reference
 from penname.methods.prlhf.soft import SoftTable
-from penname.methods.prlhf.train import TextReader
+from penname.methods.prlhf.texts import TextReader
 from penname.methods.prlhf.users import GENERIC
 from penname.store import Store
 from penname.train.folder import Trained, open_trained
 from penname.train.kept import Asked
 from penname.train.model import Trainable
+from penname.train.portions import portions
 
-STEPS = 12  # of Adam, at most: a handful of preferences is fitted in seconds
-RATE = 0.5  # Adam's, of coordinates in which users differ by about 1
-SURE = 0.2  # mean loss at which fitting ends: further steps would only make the user's row larger
+Floats = NDArray[np.float64]
+
+PASSES = 5  # over the preferences, at most
+ENOUGH = 0.05  # nats by which a pass after the second must promise to do better
 LATEST = 32  # preferences of a user that are fitted to: the newest ones
 
 
@@ -82,43 +85,6 @@ def adapt(folder: Path, user: str, store: Store, *, model: str | None = None) ->
     return Adapted(len(prepared), before, after, time.perf_counter() - started)
 
 
-class _OneUser(torch.nn.Module):
-    """A run's soft prompts with one user's part free to move. Numbers: 0 the user, `GENERIC` nobody."""
-
-    def __init__(self, users: SoftTable, own: np.ndarray | None, device: torch.device) -> None:
-        super().__init__()
-        shared = {
-            name: torch.from_numpy(np.array(one)).to(device) for name, one in users.table.shared.items()
-        }
-        self._shared = shared
-        self._kind = users.kind
-        # Nobody's offset is 0; nobody's weights of clusters are the generic ones.
-        neutral = torch.zeros_like(shared["generic"]) if users.kind == "individual" else shared["generic"]
-        self._start = neutral if own is None else torch.from_numpy(np.array(own)).to(device)
-        # Along the directions in which users differ; of clusters, in their weights.
-        free = len(shared["directions"]) if users.kind == "individual" else len(neutral)
-        self.moved = torch.nn.Parameter(torch.zeros(free, device=device))
-
-    @property
-    def own(self) -> torch.Tensor:
-        """The user's row as it stands."""
-        if self._kind == "cluster":
-            return self._start + self.moved
-        return self._start + torch.einsum("k,ktd->td", self.moved, self._shared["directions"])
-
-    def forward(self, users: Sequence[int]) -> torch.Tensor:
-        """(users, T_u, width)."""
-        if self._kind == "individual":
-            soft = {0: self._shared["generic"] + self.own, GENERIC: self._shared["generic"]}
-        else:
-            weights = {0: self.own, GENERIC: self._shared["generic"]}
-            soft = {
-                user: torch.einsum("k,ktd->td", logits.softmax(-1), self._shared["clusters"])
-                for user, logits in weights.items()
-            }
-        return torch.stack([soft[user] for user in users])
-
-
 def _adapt_soft(trained: Trained, model: Trainable, user: str, prepared: Prepared) -> tuple[float, float]:
     """The shares of preferences in the right order before and after; the table takes the new row."""
     users = SoftTable.open(trained, model.reader.width)
@@ -128,38 +94,127 @@ def _adapt_soft(trained: Trained, model: Trainable, user: str, prepared: Prepare
     reader = TextReader(model, settings.get("task"))
     limit = min(int(settings["max_tokens"]), model.context) - int(settings["user_tokens"])
     prepared = fit(prepared, reader.lengths, limit)
-    examples = _with_reference(reader.examples(prepared.items, {user: 0}), trained, model)
+    # Each example has a copy of the user's row: one backward pass tells each one's slope.
+    asked = [replace(one, user=place) for place, one in enumerate(reader.examples(prepared.items, {}))]
+    examples = _with_reference(asked, trained, model)
     one = _OneUser(users, users.own(user), model.reader.device)
-    head = head_of(trained, model)
     beta = float(settings["beta"]) if trained.method == "p-dpo" else 1.0
-    loss = settings["loss"]
-    judge = judge_ratings(beta) if loss == "kto" else judge_pairs(beta, loss)
-    # α = 1: the generic user does not move, so nothing is asked of it.
-    job = PreferenceJob(
-        Answers(model.reader, one, head), judge, examples, examples, alpha=1.0, portion=settings["portion"]
-    )
-    before, after = _fit(job, one)
-    users.table.put(user, one.own.detach().float().cpu().numpy(), len(examples))
+    answers = Answers(model.reader, one, head_of(trained, model))
+    ratings = settings["loss"] == "kto"
+
+    def margins(some: Sequence[Example]) -> torch.Tensor:
+        """β Δ of each: above 0 where the user's preference is foretold."""
+        asked = [Question(ex.user, ex.prompt, answer) for ex in some for answer in ex.answers]
+        values = answers.values(asked).view(len(some), -1)
+        values = values - torch.tensor([ex.reference for ex in some], device=values.device)
+        if not ratings:
+            return beta * (values[:, 0] - values[:, 1])
+        return (
+            beta * values[:, 0] * torch.tensor([1 if ex.liked else -1 for ex in some], device=values.device)
+        )
+
+    portion = int(settings["portion"])
+    found, before, after = _most_likely(one, len(examples), lambda: _outcome(one, examples, margins, portion))
+    users.table.put(user, one.at(found), len(examples))
     return before, after
 
 
-def _fit(job: PreferenceJob, one: _OneUser) -> tuple[float, float]:
-    """The most likely place of the user, where a normal prior holds it near its start."""
-    optimizer = torch.optim.Adam(one.parameters(), lr=RATE)
-    before = None
-    for _ in range(STEPS):
-        figures = {"loss": 0.0, "accuracy": 0.0}
-        for portion in job.backward(range(job.size)):
-            figures = {name: value + portion[name] for name, value in figures.items()}
-        before = figures["accuracy"] if before is None else before
-        if figures["loss"] < SURE and figures["accuracy"] == 1:
-            return before, figures["accuracy"]
-        prior = one.moved.square().sum() / (2 * job.size)
-        prior.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad()
-    with torch.no_grad():
-        return before or 0.0, job.evaluate()["accuracy"]
+class _OneUser:
+    """A user's soft prompt, a copy for each example, as a function of where the user lies.
+
+    Its place is given by coordinates (k,) along the directions in which the run's users differ.
+    """
+
+    def __init__(self, users: SoftTable, own: np.ndarray | None, device: torch.device) -> None:
+        shared = {
+            name: torch.from_numpy(np.array(one)).to(device) for name, one in users.table.shared.items()
+        }
+        self._shared = shared
+        self._kind = users.kind
+        # Nobody's offset is 0; nobody's weights of clusters are the generic ones.
+        neutral = torch.zeros_like(shared["generic"]) if users.kind == "individual" else shared["generic"]
+        self._start = neutral if own is None else torch.from_numpy(np.array(own)).to(device)
+        self.free = len(shared["directions"])
+        self.copies = self._start[None]
+
+    def at(self, place: Floats) -> np.ndarray:
+        """The user's row at a place (k,)."""
+        moved = torch.einsum(
+            "k,k...->...", torch.from_numpy(place).to(self._start), self._shared["directions"]
+        )
+        return np.asarray((self._start + moved).cpu())
+
+    def put(self, place: Floats, n: int) -> None:
+        """Lay `n` copies of the row at `place`, each with a gradient of its own."""
+        row = torch.from_numpy(self.at(place)).to(self._start)
+        self.copies = row.expand(n, *row.shape).clone().requires_grad_()
+
+    def slopes(self) -> Floats:
+        """(n, k): how fast each copy's value grows along each direction, from the last backward pass."""
+        assert self.copies.grad is not None
+        return (self.copies.grad.flatten(1) @ self._shared["directions"].flatten(1).T).double().cpu().numpy()
+
+    def __call__(self, users: Sequence[int]) -> torch.Tensor:
+        """(copies, T_u, width)."""
+        rows = self.copies[torch.tensor(users, device=self.copies.device)]
+        if self._kind == "individual":
+            return self._shared["generic"] + rows
+        return torch.einsum("uk,ktd->utd", rows.softmax(-1), self._shared["clusters"])
+
+
+def _outcome(
+    one: _OneUser,
+    examples: Sequence[Example],
+    margins: Callable[[Sequence[Example]], torch.Tensor],
+    portion: int,
+) -> tuple[Floats, Floats]:
+    """The examples' margins (n,) where the user lies now, and their slopes (n, k) along the directions."""
+    found = []
+    for some in portions(examples, lambda example: example.tokens, portion):
+        values = margins(some)
+        values.sum().backward()  # type: ignore[no-untyped-call]
+        found.append(values.detach().double().cpu().numpy())
+    return np.concatenate(found), one.slopes()
+
+
+def _most_likely(
+    one: _OneUser, n: int, outcome: Callable[[], tuple[Floats, Floats]]
+) -> tuple[Floats, float, float]:
+    """The likeliest place by Bradley-Terry under a standard normal prior; the accuracies before and after.
+
+    Margins are taken as linear where the user lies; where the place that this gives does worse, half the way
+    to it is tried.
+    """
+    best, place, before = np.inf, np.zeros(one.free), None
+    kept, slopes, after = place, np.zeros((n, one.free)), 0.0
+    margins = np.zeros(n)
+    for number in range(PASSES):
+        one.put(place, n)
+        found, steep = outcome()
+        right = float((found > 0).mean())
+        before = right if before is None else before
+        lost = float(np.logaddexp(0, -found).sum() + place @ place / 2)
+        if lost < best:
+            best, kept, margins, slopes, after = lost, place, found, steep, right
+            place, promised = _solve(margins - slopes @ kept, slopes, kept)
+            if number and best - promised < ENOUGH:
+                break
+        else:
+            place = (place + kept) / 2
+    return kept, before or 0.0, after
+
+
+def _solve(fixed: Floats, slopes: Floats, start: Floats) -> tuple[Floats, float]:
+    """The minimum of Σ log(1 + exp(−fixed − slopes z)) + |z|²/2, and its value: convex."""
+    from scipy.optimize import minimize  # type: ignore[import-untyped]
+    from scipy.special import expit  # type: ignore[import-untyped]
+
+    def lost(z: Floats) -> tuple[float, Floats]:
+        margins = fixed + slopes @ z
+        return float(np.logaddexp(0, -margins).sum() + z @ z / 2), z - slopes.T @ expit(-margins)
+
+    found = minimize(lost, start, jac=True, method="L-BFGS-B")
+    return found.x, float(found.fun)
 
 
 def _with_reference(examples: Sequence[Example], trained: Trained, model: Trainable) -> list[Example]:

@@ -13,6 +13,7 @@ import torch
 
 from penname.methods.prlhf.users import GENERIC
 from penname.train.packed import PackedReader, Tree
+from penname.train.portions import portions
 
 
 class Question(NamedTuple):
@@ -82,18 +83,10 @@ class Answers:
         """The values without gradients, by place, in portions of some `portion` tokens."""
         # Like prompts together: they are read once.
         order = sorted(range(len(questions)), key=lambda i: (questions[i].prompt, questions[i].user))
-        taken: list[int] = []
-        held = 0
-        for place in [*order, None]:
-            size = 0 if place is None else questions[place].tokens
-            if taken and (place is None or held + size > portion):
-                with torch.no_grad():
-                    values = self.values([questions[i] for i in taken]).tolist()
-                yield dict(zip(taken, values, strict=True))
-                taken, held = [], 0
-            if place is not None:
-                taken.append(place)
-                held += size
+        for taken in portions(order, lambda place: questions[place].tokens, portion):
+            with torch.no_grad():
+                values = self.values([questions[place] for place in taken]).tolist()
+            yield dict(zip(taken, values, strict=True))
 
     def all(self, questions: Sequence[Question], portion: int) -> list[float]:
         """The values without gradients, in the questions' order; read as `each` does."""

@@ -143,9 +143,13 @@ def train_featured(
         numbers = {user: number for number, user in enumerate(kept.users)}
         floors = FLOORS if users == "low-rank" and held.pairs else (config.floor,)
         best = None
-        for floor in floors:
+        for number, floor in enumerate(floors):
+
+            def tell(done: int, total: int, loss: float, *, before: int = number) -> None:
+                progress(before * total + done, len(floors) * total, {"loss": loss})
+
             tried = replace(config, floor=floor)
-            weights = _Weights.trained(users, kept.pairs, items, rows, numbers, tried, progress)
+            weights = _Weights.trained(users, kept.pairs, items, rows, numbers, tried, tell)
             found = _held_out(weights, held.pairs, items, rows, numbers)
             if best is None or found["accuracy"] > best[1]["accuracy"]:
                 best = weights, found, floor
@@ -196,7 +200,7 @@ class _Weights:
         rows: Floats,
         numbers: Mapping[str, int],
         config: LowRankConfig,
-        progress: Callable[[int, int, Mapping[str, float]], None],
+        progress: Callable[[int, int, float], None],
     ) -> _Weights:
         sides = np.array([[items[pair.prompt, answer] for answer in pair.answers] for pair in pairs])
         owner = np.array([numbers.get(pair.user or "", -1) for pair in pairs])
@@ -207,7 +211,7 @@ class _Weights:
                 Pairs(owner[known], sides[known, 0], sides[known, 1]),
                 len(numbers),
                 config,
-                progress=lambda done, total, loss: progress(done, total, {"loss": loss}),
+                progress=progress,
             )
             return cls(kind, reward, reward.generic, own)
         differences = rows[sides[:, 0]] - rows[sides[:, 1]]

@@ -13,6 +13,7 @@ from penname.methods.prlhf.losses import PairLoss, gap, kto_loss, mixed, pair_lo
 from penname.methods.prlhf.users import GENERIC
 from penname.train.kept import Asked
 from penname.train.loop import Metrics
+from penname.train.portions import portions
 
 
 @dataclass(frozen=True)
@@ -199,15 +200,9 @@ class PreferenceJob:
 
     def _portions(self, examples: Sequence[Example]) -> Iterator[list[Example]]:
         """Runs of examples of about `portion` tokens, as often as each is read: for the user, for nobody."""
-        taken: list[Example] = []
-        held = 0
-        for example in examples:
-            both = example.user != GENERIC and 0 < self._alpha < 1
-            size = example.tokens * (2 if both else 1)
-            if taken and held + size > self._portion:
-                yield taken
-                taken, held = [], 0
-            taken.append(example)
-            held += size
-        if taken:
-            yield taken
+        both = 0 < self._alpha < 1
+
+        def tokens(example: Example) -> int:
+            return example.tokens * (2 if both and example.user != GENERIC else 1)
+
+        return portions(examples, tokens, self._portion)

@@ -18,12 +18,11 @@ from penname.lm import ModelConfig
 from penname.lm.files import fingerprint
 from penname.methods.prlhf.answers import Answers, Question
 from penname.methods.prlhf.config import FEATURED, HEAD
-from penname.methods.prlhf.data_prompts import as_completion, as_prompt
 from penname.methods.prlhf.method import checked_base
 from penname.methods.prlhf.soft import SoftTable
+from penname.methods.prlhf.texts import TextReader
 from penname.methods.prlhf.users import GENERIC
 from penname.records import Prompt
-from penname.tasks import PromptTexts
 from penname.train.checkpoint import load_tensors
 from penname.train.folder import CARD, Trained, open_trained
 from penname.train.model import Trainable, load_trainable
@@ -74,7 +73,7 @@ class ModelReward:
         self._model = model
         self._users = SoftTable.open(trained, model.reader.width)
         self._head = head_of(trained, model)
-        self._texts = PromptTexts.load()
+        self._texts = TextReader(model, trained.settings.get("task"))
         files = [file for file in trained.path.rglob("*") if _decides(file)]
         self.fingerprint = fingerprint(files)
 
@@ -104,7 +103,7 @@ class ModelReward:
         """
         numbers = {user: number for number, user in enumerate(dict.fromkeys(users))}
         questions = [
-            Question(numbers[user], self._prompt(prompt, about), self._answer(text))
+            Question(numbers[user], self._texts.prompt(prompt, about), self._texts.answer(text))
             for prompt, text, user, about in zip(
                 prompts, texts, users, abouts or [""] * len(prompts), strict=True
             )
@@ -129,15 +128,6 @@ class ModelReward:
     def _ask(self, answers: Answers, questions: Sequence[Question]) -> list[float]:
         return answers.all(questions, int(self._trained.settings["portion"]))
 
-    def _prompt(self, prompt: Prompt, about: str) -> tuple[int, ...]:
-        task = self._trained.settings.get("task")
-        return self._model.prompt(
-            as_prompt(prompt, self._model.shape, task=task, about=about, texts=self._texts)
-        )
-
-    def _answer(self, text: str) -> tuple[int, ...]:
-        return self._model.answer(as_completion(text, self._model.shape))
-
     def _check_fit(self, questions: Sequence[Question]) -> None:
         rows = 0 if self._users is None else self._users.rows(None).shape[0]
         longest = max((one.tokens for one in questions), default=0) + rows
@@ -156,7 +146,8 @@ def reference(model: Trainable) -> Any:
     network = model.reader.model
     if not hasattr(network, "disable_adapter"):
         raise TrainedError(
-            "a run that trained all weights has no implicit reward: its reference is not kept; use P-RM"
+            "a run that trained all weights keeps no reference: it has no implicit reward, and no user can "
+            "be fitted by it; train with LoRA, or use P-RM"
         )
     return network.disable_adapter()
 

@@ -6,13 +6,12 @@ trained = train_preferences("p-dpo", prepared, Path("out"), config=PDPOConfig())
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -20,8 +19,7 @@ from penname.errors import BadInputError
 from penname.methods.prlhf.answers import Answers, Question
 from penname.methods.prlhf.card import model_card
 from penname.methods.prlhf.config import HEAD, PDPOConfig
-from penname.methods.prlhf.data import Pair, Prepared, Rated, fit, split
-from penname.methods.prlhf.data_prompts import as_completion, as_prompt
+from penname.methods.prlhf.data import Prepared, fit, split
 from penname.methods.prlhf.index import create_index
 from penname.methods.prlhf.jobs import (
     Example,
@@ -32,13 +30,13 @@ from penname.methods.prlhf.jobs import (
     with_reference,
 )
 from penname.methods.prlhf.table import UserTable
-from penname.methods.prlhf.users import GENERIC, SPARSE, SoftUsers
-from penname.tasks import PromptTexts
+from penname.methods.prlhf.texts import TextReader
+from penname.methods.prlhf.users import GENERIC, SoftUsers
 from penname.train.checkpoint import save_tensors
 from penname.train.folder import Trained, check_free, finish, workshop
 from penname.train.kept import Asked, Kept
 from penname.train.loop import steps_of, train
-from penname.train.model import Trainable, load_trainable
+from penname.train.model import Trainable, load_trainable, save_weights
 from penname.train.optimizer import Optimizer
 
 Method = Literal["p-dpo", "p-rm"]
@@ -108,15 +106,14 @@ def train_preferences(
         sides = [reader.examples(side.items, numbers) for side in (kept, held)]
         if method == "p-dpo":
             note(f"the reference's log-probabilities of {len(fitting):,} preferences, once")
-            precision = trainable.reader.embeddings.weight.dtype
             numbers_kept = Kept(
-                reference or folder / "reference.sqlite", f"{trainable.fingerprint} {precision}"
+                reference or folder / "reference.sqlite", f"{trainable.fingerprint} {trainable.dtype}"
             )
             sides = [_with_reference(side, trainable, numbers_kept, config.portion) for side in sides]
         parts = _Parts.new(method, trainable, config, len(numbers))
         steps = steps_of(len(sides[0]), config.loop)
-        own = parts.own
-        optimizer = Optimizer(trainable.parameters, own, config.optimizer, steps, SPARSE & own.keys())
+        mixtures = frozenset[str]() if parts.users is None else parts.users.mixtures
+        optimizer = Optimizer(trainable.parameters, parts.own, config.optimizer, steps, mixtures)
         job = PreferenceJob(
             Answers(trainable.reader, parts.users, parts.head),
             _judge(method, config),
@@ -134,7 +131,7 @@ def train_preferences(
         }
 
         def fill(result: Path) -> None:
-            _save_weights(trainable, optimizer, result, config)
+            save_weights(trainable, optimizer, result)
             parts.save(result, kept, fitting.users, numbers)
             (result / "README.md").write_text(model_card(card), encoding="utf-8")
 
@@ -187,46 +184,6 @@ class _Parts:
             save_tensors(result / HEAD, {"head": self.head.detach()}, {})
 
 
-class TextReader:
-    """Preferences as token ids."""
-
-    def __init__(self, model: Trainable, task: str | None) -> None:
-        self._model = model
-        self._task = task
-        self._texts = PromptTexts.load()
-
-    def prompt(self, item: Pair | Rated) -> tuple[int, ...]:
-        shape = self._model.shape
-        return self._model.prompt(
-            as_prompt(item.prompt, shape, task=self._task, about=item.about, texts=self._texts)
-        )
-
-    def answer(self, text: str) -> tuple[int, ...]:
-        return self._model.answer(as_completion(text, self._model.shape))
-
-    def lengths(self, item: Pair | Rated) -> list[int]:
-        return [len(self.prompt(item)), *(len(self.answer(answer)) for answer in item.answers)]
-
-    def examples(self, items: Sequence[Pair | Rated], numbers: Mapping[str, int]) -> list[Example]:
-        """Each item, with the answer of the item after it as KTO's answer to another prompt."""
-        answers = [tuple(self.answer(answer) for answer in item.answers) for item in items]
-        found = []
-        for place, item in enumerate(items):
-            rated = isinstance(item, Rated)
-            found.append(
-                Example(
-                    user=numbers.get(item.user or "", GENERIC),
-                    prompt=self.prompt(item),
-                    answers=answers[place],
-                    reference=(0.0,) * len(answers[place]),
-                    liked=item.liked if isinstance(item, Rated) else True,
-                    weight=item.weight if isinstance(item, Rated) else 1.0,
-                    other=answers[(place + 1) % len(items)][0] if rated else (),
-                )
-            )
-        return found
-
-
 def _with_reference(examples: Sequence[Example], model: Trainable, kept: Kept, portion: int) -> list[Example]:
     """The examples with what the reference, the model as it is before training, says; kept on disk."""
     answers = Answers(model.reader)
@@ -235,20 +192,3 @@ def _with_reference(examples: Sequence[Example], model: Trainable, kept: Kept, p
         return answers.each([Question(GENERIC, prompt, answer) for prompt, answer in asked], portion)
 
     return with_reference(examples, lambda asked: kept.ask(asked, compute))
-
-
-def _save_weights(model: Trainable, optimizer: Optimizer, result: Path, config: PDPOConfig) -> None:
-    """The adapter in float32, or all weights with the tokenizer, so that the base is not needed any more."""
-    network: Any = model.reader.model
-    if config.weights == "full":
-        network.save_pretrained(result / "model")
-        model.codec.save(result / "model")
-        return
-    for name, parameter in model.parameters.items():
-        parameter.data = optimizer.masters[name].data
-    for one in network.peft_config.values():
-        one.base_model_name_or_path = model.spec
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft looks for the base's configuration under its name
-        network.save_pretrained(result / "adapter")
-    (result / "adapter" / "README.md").unlink(missing_ok=True)  # peft's own card names paths of this machine

@@ -78,24 +78,29 @@ class SoftUsers(torch.nn.Module):
         """The parameters, by name."""
         return dict(self.named_parameters())
 
+    @property
+    def mixtures(self) -> frozenset[str]:
+        """Which of `trained` are logits."""
+        return frozenset({"generic", "own.weight"} if self.kind == "cluster" else ())
+
     def shared_arrays(self) -> dict[str, np.ndarray]:
         """What all users share, as a `UserTable` keeps it.
 
-        Of individual users also the main directions (k, T_u, width) in which they differ, each as long as a
-        user goes that way on average: a newcomer with a handful of preferences is looked for along these.
+        Also the main directions (k, *row) in which users differ, each as long as a user goes that way on
+        average: a newcomer with a handful of preferences is looked for along these.
         """
-        shared: dict[str, torch.Tensor] = {"generic": self.generic}
+        shared: dict[str, torch.Tensor] = {"generic": self.generic, "directions": self._directions()}
         if self.kind == "cluster":
             shared["clusters"] = self.clusters
-        else:
-            shared["directions"] = self._directions()
         return {name: one.detach().float().cpu().numpy() for name, one in shared.items()}
 
     def _directions(self) -> torch.Tensor:
         rows = self.own.weight.detach().float()
+        if self.kind == "cluster":
+            rows = rows - self.generic.detach()
         _, sizes, axes = torch.linalg.svd(rows, full_matrices=False)
         kept: torch.Tensor = (axes * (sizes / len(rows) ** 0.5)[:, None])[:DIRECTIONS]
-        return kept.view(-1, self.tokens, self.width)
+        return kept.view(-1, *self.generic.shape)
 
     def row(self, user: int) -> np.ndarray:
         """What is the user's alone, as a `UserTable` keeps it: o_u (T_u, width) or the logits w_u (K,)."""
@@ -105,6 +110,3 @@ class SoftUsers(torch.nn.Module):
 
 DIRECTIONS = 16
 """How many of the directions in which users differ are kept, at most."""
-
-SPARSE = frozenset({"own.weight"})
-"""Which of `SoftUsers.trained` have sparse gradients."""
