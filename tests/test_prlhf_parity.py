@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -307,15 +308,17 @@ def test_log_probs_of_no_tokens_are_none() -> None:
     assert not head.grad.any()
 
 
-def test_an_anchor_adds_the_chosen_answers_likelihood_per_token() -> None:
+def test_an_anchor_counts_what_the_chosen_answer_has_lost() -> None:
     from penname.methods.prlhf.jobs import Example, judge_pairs
 
     examples = [
         Example(0, (1,), ((2, 3), (4,)), (-1.0, -2.0)),
         Example(0, (1,), ((2,), (4, 5)), (-1.5, -3.0)),
     ]
-    values = torch.tensor([[-2.0, -1.0], [-0.5, -4.0]], requires_grad=True)
+    values = torch.tensor([[-2.0, -1.0], [-0.5, -4.0]])
     plain, margins = judge_pairs(0.5, "sigmoid")(values, examples, 0.0)
-    anchored, same = judge_pairs(0.5, "sigmoid", 0.3)(values, examples, 0.0)
-    assert torch.allclose(anchored - plain, torch.tensor([0.3 * 2.0 / 2, 0.3 * 0.5 / 1]))
+    anchored, same = judge_pairs(0.5, "sigmoid", 3.0)(values, examples, 0.0)
+    # The first has lost 1 nat: its gap of -2 counts as -5. The second has gained.
+    assert float(anchored[0]) == pytest.approx(math.log(1 + math.exp(0.5 * 5)))
+    assert float(anchored[1]) == float(plain[1])
     assert torch.equal(margins, same)

@@ -127,7 +127,7 @@ def p_dpo(
     anchor: Annotated[
         float,
         typer.Option(
-            "--anchor", metavar="W", help="Weight of the chosen text's own likelihood: keeps texts sane."
+            "--anchor", metavar="W", help="How much counts what the chosen text becomes less likely: 5 or so."
         ),
     ] = 0.0,
     alpha: Alpha = 0.5,

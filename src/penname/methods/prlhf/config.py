@@ -32,9 +32,7 @@ class PDPOConfig:
     loss: Loss = "sigmoid"  # sigmoid (DPO), ipo, or kto for single ratings; P-RM has but one
     alpha: float = 0.5  # share of the user's own loss, the rest is the generic user's
     beta: float = 0.1  # 0.1 to 0.5 in the paper
-    anchor: float = (
-        0.0  # weight of −log π(chosen) per token: keeps texts sane where DPO alone unlearns to write
-    )
+    anchor: float = 0.0  # λ of DPOP: what the chosen text loses against the reference counts so much; ours
     user_tokens: int = 10  # T_u, rows of a soft prompt
     clusters: int = 5  # K, 5 or 10
     weights: Weights = "lora"  # what of the model is trained

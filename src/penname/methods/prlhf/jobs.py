@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from penname.methods.prlhf.answers import Answers, Question
-from penname.methods.prlhf.losses import PairLoss, gap, kto_loss, mixed, pair_loss
+from penname.methods.prlhf.losses import PairLoss, anchored, gap, kto_loss, mixed, pair_loss
 from penname.methods.prlhf.users import GENERIC
 from penname.train.kept import Asked
 from penname.train.loop import Metrics
@@ -63,7 +63,7 @@ def judge_pairs(beta: float, loss: PairLoss, anchor: float = 0.0) -> Judge:
     """P-DPO and P-IPO; with β = 1 and references of 0, P-RM. The margin is β Δ.
 
     Args:
-        anchor: weight of the chosen answer's negative log-likelihood per token (arXiv 2404.19733, eq. 1).
+        anchor: λ of `losses.anchored`; 0: as published.
     """
 
     def judge(
@@ -72,11 +72,8 @@ def judge_pairs(beta: float, loss: PairLoss, anchor: float = 0.0) -> Judge:
         del zero
         reference = _references(examples, values)
         delta = gap(values[:, 0], values[:, 1], reference[:, 0], reference[:, 1])
-        losses = pair_loss(delta, beta, loss)
-        if anchor:
-            tokens = torch.tensor([len(example.answers[0]) for example in examples], device=values.device)
-            losses = losses - anchor * values[:, 0] / tokens
-        return losses, beta * delta.detach()
+        held = anchored(delta, values[:, 0], reference[:, 0], anchor) if anchor else delta
+        return pair_loss(held, beta, loss), beta * delta.detach()
 
     return judge
 

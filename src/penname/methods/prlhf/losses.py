@@ -25,6 +25,16 @@ def gap(
     return (chosen - ref_chosen) - (rejected - ref_rejected)
 
 
+def anchored(
+    delta: torch.Tensor, chosen: torch.Tensor, ref_chosen: torch.Tensor, weight: float
+) -> torch.Tensor:
+    """Δ − λ max(0, log π_ref(y_w|x) − log π(y_w|x, e_v)): DPOP (arXiv 2402.13228, equation 3), (pairs,).
+
+    A gap can also be made by both answers becoming unlikely; what the chosen one loses counts against it.
+    """
+    return delta - weight * (ref_chosen - chosen).clamp(min=0)
+
+
 def pair_loss(delta: torch.Tensor, beta: float, loss: PairLoss = "sigmoid") -> torch.Tensor:
     """The loss of each pair, (pairs,), from its gap Δ.
 
