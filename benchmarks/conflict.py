@@ -69,7 +69,7 @@ CONFIG = PDPOConfig(
     optimizer=OptimizerSettings(lr=5e-4, user_lr=0.01),
     loop=LoopSettings(epochs=1, batch=8, evaluate_every=15, checkpoint_every=15),
 )
-ANCHORED = replace(CONFIG, anchor=5.0, loop=replace(CONFIG.loop, epochs=2))
+ANCHORED = replace(CONFIG, anchor=1.0, loop=replace(CONFIG.loop, epochs=1.5))
 SFT = SFTConfig(
     optimizer=OptimizerSettings(lr=1e-3),
     loop=LoopSettings(epochs=3, batch=16, evaluate_every=10, checkpoint_every=10),

@@ -102,7 +102,7 @@ def main() -> None:
     arms["low rank, these preferences"] = weights @ reward.basis(vectors).T
     settings = PDPOConfig(
         held_out=0.0,
-        optimizer=OptimizerSettings(lr=5e-4, user_lr=0.03),
+        optimizer=OptimizerSettings(lr=5e-4, user_lr=0.01),
         loop=LoopSettings(epochs=given.epochs, batch=8, seed=given.seed),
     )
     started = time.perf_counter()
