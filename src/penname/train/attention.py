@@ -25,6 +25,7 @@ from penname.errors import ModelError
 NAME = "penname_trees"
 
 _WASTE = 1.3  # blocks are padded together as long as that makes at most this many times the pairs of tokens
+_SPARE = 32  # columns for what a product is to subtract: processors multiply bfloat16 in blocks of 32
 _PAIRS = 2**22  # of tokens in one batch at most, but for a block that has more by itself: bounds memory
 
 
@@ -240,26 +241,29 @@ class _Trees(torch.autograd.Function):
 
 
 def _less(rows: torch.Tensor, less: torch.Tensor, some: Batch, groups: int) -> torch.Tensor:
-    """(blocks · groups, heads of a group · n, width + 2): heads that share their keys are further rows.
+    """(blocks · groups, heads of a group · n, width + spare): heads that share their keys are further rows.
 
     `less` (tokens, heads), float32, is what a product with `_keys` is less by: the two last columns are its
     negative in the rows' type, and what that rounding leaves.
     """
     blocks, n = some.queries.shape
-    wide = torch.empty(blocks, rows.shape[1], n, rows.shape[2] + 2, dtype=rows.dtype)
-    wide[..., :-2] = rows[some.queries].transpose(1, 2)
+    width = rows.shape[2] + _SPARE
+    wide = torch.zeros(blocks, rows.shape[1], n, width, dtype=rows.dtype)
+    wide[..., :-_SPARE] = rows[some.queries].transpose(1, 2)
     exact = -less[some.queries].transpose(1, 2)
     wide[..., -2] = exact
     wide[..., -1] = exact - wide[..., -2].float()
-    return wide.view(blocks * groups, -1, rows.shape[2] + 2)
+    return wide.view(blocks * groups, -1, width)
 
 
 def _keys(rows: torch.Tensor, some: Batch) -> torch.Tensor:
-    """(blocks · groups, m, width + 2), the last two columns being 1."""
+    """(blocks · groups, m, width + spare), the last two columns being 1."""
     blocks, m = some.keys.shape
-    wide = torch.ones(blocks, rows.shape[1], m, rows.shape[2] + 2, dtype=rows.dtype)
-    wide[..., :-2] = rows[some.keys].transpose(1, 2)
-    return wide.view(blocks * rows.shape[1], m, rows.shape[2] + 2)
+    width = rows.shape[2] + _SPARE
+    wide = torch.zeros(blocks, rows.shape[1], m, width, dtype=rows.dtype)
+    wide[..., :-_SPARE] = rows[some.keys].transpose(1, 2)
+    wide[..., -2:] = 1.0
+    return wide.view(blocks * rows.shape[1], m, width)
 
 
 def _rows(part: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
