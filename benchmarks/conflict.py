@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -87,6 +87,7 @@ ABLATIONS = {
     "individual and told": CONFIG,
 }
 console = Console(highlight=False)
+Config = TypeVar("Config", PDPOConfig, SFTConfig)
 
 
 @dataclass(frozen=True)
@@ -149,13 +150,12 @@ def base(out: Path, pool: Sequence[Texts], seed: int) -> str:
             for one in pool
             for text in (one.short, one.long)
         ]
-        config = replace(SFT, loop=replace(SFT.loop, seed=seed))
         with Progress(console=Console(stderr=True)) as shown:
             task = shown.add_task("fine-tuning", total=None)
             train_sft(
                 written,
                 folder,
-                config=config,
+                config=seeded(SFT, seed),
                 progress=lambda done, total, _: shown.update(task, completed=done, total=total),
                 note=console.print,
             )
@@ -185,7 +185,7 @@ def train(out: Path, name: str, config: PDPOConfig, data: Path, model: str) -> P
     return folder
 
 
-def seeded(config: PDPOConfig, seed: int) -> PDPOConfig:
+def seeded(config: Config, seed: int) -> Config:
     """The same, with another seed."""
     return replace(config, loop=replace(config.loop, seed=seed))
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from penname.methods.prlhf.config import PDPOConfig
 from penname.methods.prlhf.data import Pair, Prepared, Rated
-from penname.methods.prlhf.train import Method, Progress, train_preferences
+from penname.methods.prlhf.train import Method, train_preferences
 from penname.train.folder import Trained
-from penname.train.loop import LoopSettings
+from penname.train.loop import LoopSettings, Progress
 from penname.train.model import LoraSettings
 from penname.train.optimizer import OptimizerSettings
 

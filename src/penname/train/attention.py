@@ -61,6 +61,7 @@ class Batch:
     queries: (blocks, n), each token's place in the row; padding has any place.
     keys: (blocks, m), places as well.
     real, given: (blocks, n) and (blocks, m), false where it is padding.
+    asking, answering: (tokens,), the places of the queries and of the keys without padding.
     unseen: (blocks, n, m), true where the first token does not see the second.
     bias: (blocks, 1, n, m), 0 or −∞; padding sees a token, so that no row is empty.
     """
@@ -69,6 +70,8 @@ class Batch:
     keys: torch.Tensor
     real: torch.Tensor
     given: torch.Tensor
+    asking: torch.Tensor
+    answering: torch.Tensor
     unseen: torch.Tensor
     bias: torch.Tensor
 
@@ -124,7 +127,7 @@ def _batch(blocks: Sequence[_Block], dtype: torch.dtype, device: torch.device) -
         unseen[place, :own, :seen] = torch.ones(own, seen, dtype=torch.bool).triu_(before + 1)
     bias = torch.zeros(unseen.shape, dtype=dtype).masked_fill_(unseen, float("-inf"))
     bias[:, :, 0] = 0.0  # the first is seen by all
-    tensors = (queries, keys, real, given, unseen, bias[:, None])
+    tensors = (queries, keys, real, given, queries[real], keys[given], unseen, bias[:, None])
     return Batch(*(one.to(device) for one in tensors))
 
 
@@ -174,7 +177,7 @@ def _fused(
         out = functional.scaled_dot_product_attention(
             q, k, v, attn_mask=some.bias, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
         )
-        mixed = mixed.index_put((some.queries[some.real],), out.transpose(1, 2)[some.real])
+        mixed = mixed.index_put((some.asking,), out.transpose(1, 2)[some.real])
     return mixed
 
 
@@ -200,9 +203,8 @@ class _Trees(torch.autograd.Function):
             out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 q, k, v, 0.0, False, attn_mask=some.bias, scale=scale
             )
-            places = some.queries[some.real]
-            mixed[places] = out.transpose(1, 2)[some.real]
-            log_sums[places] = log_sum.transpose(1, 2)[some.real]
+            mixed[some.asking] = out.transpose(1, 2)[some.real]
+            log_sums[some.asking] = log_sum.transpose(1, 2)[some.real]
         ctx.save_for_backward(query, key, value, mixed, log_sums)
         ctx.scale, ctx.blocks = scale, blocks
         return mixed
@@ -233,10 +235,10 @@ class _Trees(torch.autograd.Function):
             d_q = torch.bmm(d_score, k[..., :width]).mul_(ctx.scale)
             d_k = torch.bmm(d_score.transpose(1, 2), q[..., :width]).mul_(ctx.scale)
             d_v = torch.bmm(share.transpose(1, 2), d_out[..., :width])
-            d_query[some.queries[some.real]] = _rows(d_q, some.real)
-            places = some.keys[some.given]  # each just once: blocks have no token in common
-            d_key[places] += _rows(d_k, some.given)
-            d_value[places] += _rows(d_v, some.given)
+            d_query[some.asking] = _rows(d_q, some.real)
+            # A key's place comes just once: blocks have no token in common.
+            d_key[some.answering] += _rows(d_k, some.given)
+            d_value[some.answering] += _rows(d_v, some.given)
         return d_query, d_key, d_value, None, None
 
 

@@ -27,6 +27,9 @@ from penname.train.optimizer import Optimizer
 
 Metrics = dict[str, float]
 
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""Called with steps done, steps in all, and the newest figures."""
+
 
 @dataclass(frozen=True)
 class LoopSettings:
@@ -82,7 +85,7 @@ def train(
     settings: LoopSettings,
     folder: Path,
     *,
-    progress: Callable[[int, int, Mapping[str, float]], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> Metrics:
     """Train to the end, or on from where the folder's newest checkpoint stands.
 

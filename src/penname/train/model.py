@@ -129,8 +129,7 @@ def save_weights(model: Trainable, optimizer: Optimizer, result: Path) -> None:
         network.save_pretrained(result / "model")
         model.codec.save(result / "model")
         return
-    for name, parameter in model.parameters.items():
-        parameter.data = optimizer.masters[name].data
+    _take_masters(model, optimizer)
     for one in network.peft_config.values():
         one.base_model_name_or_path = model.spec
     with warnings.catch_warnings():
@@ -145,9 +144,7 @@ def save_merged(model: Trainable, optimizer: Optimizer, result: Path) -> None:
     dtype = model.dtype
     if hasattr(network, "peft_config"):
         network = network.float()  # the sum is rounded once, not each part of it
-        for name, parameter in network.named_parameters():
-            if name in optimizer.masters:
-                parameter.data = optimizer.masters[name].data
+        _take_masters(model, optimizer)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             network = network.merge_and_unload()
@@ -155,6 +152,12 @@ def save_merged(model: Trainable, optimizer: Optimizer, result: Path) -> None:
     network.save_pretrained(result / "model")
     # Who loads it is to put requests in the form in which it learnt them.
     model.codec.save(result / "model", template=model.shape == "chat")
+
+
+def _take_masters(model: Trainable, optimizer: Optimizer) -> None:
+    """Put the float32 values that were trained in the place of what was computed with."""
+    for name, parameter in model.parameters.items():
+        parameter.data = optimizer.masters[name].data
 
 
 def fast_dtype(device: str) -> DType:

@@ -28,7 +28,7 @@ from penname.methods.prlhf.jobs import Example, with_reference
 from penname.methods.prlhf.reward import head_of, load_run, reference
 from penname.methods.prlhf.soft import SoftTable
 from penname.methods.prlhf.texts import TextReader
-from penname.methods.prlhf.users import GENERIC
+from penname.methods.prlhf.users import GENERIC, soft_prompts
 from penname.store import Store
 from penname.train.folder import Trained, open_trained
 from penname.train.kept import Asked
@@ -94,8 +94,10 @@ def _adapt_soft(trained: Trained, model: Trainable, user: str, prepared: Prepare
     reader = TextReader(model, settings.get("task"))
     limit = min(int(settings["max_tokens"]), model.context) - int(settings["user_tokens"])
     prepared = fit(prepared, reader.lengths, limit)
-    # Each example has a copy of the user's row: one backward pass tells each one's slope.
-    asked = [replace(one, user=place) for place, one in enumerate(reader.examples(prepared.items, {}))]
+    # Each example has a copy of the user's row: one backward pass tells each one's slope. Margins have no use
+    # for KTO's answers to other prompts.
+    laid = enumerate(reader.examples(prepared.items, {}))
+    asked = [replace(one, user=place, other=()) for place, one in laid]
     examples = _with_reference(asked, trained, model)
     one = _OneUser(users, users.own(user), model.reader.device)
     beta = float(settings["beta"]) if trained.method == "p-dpo" else 1.0
@@ -130,7 +132,6 @@ class _OneUser:
             name: torch.from_numpy(np.array(one)).to(device) for name, one in users.table.shared.items()
         }
         self._shared = shared
-        self._kind = users.kind
         # Nobody's offset is 0; nobody's weights of clusters are the generic ones.
         neutral = torch.zeros_like(shared["generic"]) if users.kind == "individual" else shared["generic"]
         self._start = neutral if own is None else torch.from_numpy(np.array(own)).to(device)
@@ -157,9 +158,7 @@ class _OneUser:
     def __call__(self, users: Sequence[int]) -> torch.Tensor:
         """(copies, T_u, width)."""
         rows = self.copies[torch.tensor(users, device=self.copies.device)]
-        if self._kind == "individual":
-            return self._shared["generic"] + rows
-        return torch.einsum("uk,ktd->utd", rows.softmax(-1), self._shared["clusters"])
+        return soft_prompts(rows, self._shared["generic"], self._shared.get("clusters"))
 
 
 def _outcome(
@@ -186,16 +185,15 @@ def _most_likely(
     to it is tried.
     """
     best, place, before = np.inf, np.zeros(one.free), None
-    kept, slopes, after = place, np.zeros((n, one.free)), 0.0
-    margins = np.zeros(n)
+    kept, after = place, 0.0
     for number in range(PASSES):
         one.put(place, n)
-        found, steep = outcome()
-        right = float((found > 0).mean())
+        margins, slopes = outcome()
+        right = float((margins > 0).mean())
         before = right if before is None else before
-        lost = float(np.logaddexp(0, -found).sum() + place @ place / 2)
+        lost = float(np.logaddexp(0, -margins).sum() + place @ place / 2)
         if lost < best:
-            best, kept, margins, slopes, after = lost, place, found, steep, right
+            best, kept, after = lost, place, right
             place, promised = _solve(margins - slopes @ kept, slopes, kept)
             if number and best - promised < ENOUGH:
                 break

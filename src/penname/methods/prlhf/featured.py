@@ -40,6 +40,7 @@ from penname.records import Prompt
 from penname.tasks import PromptTexts
 from penname.train.checkpoint import load_tensors, save_tensors
 from penname.train.folder import CARD, Trained, check_free, finish, workshop
+from penname.train.loop import Progress
 
 if TYPE_CHECKING:
     from penname.methods.prlhf.data import Pair
@@ -115,7 +116,7 @@ def train_featured(
     config: LowRankConfig = LowRankConfig(),
     task: str | None = None,
     held_out: float = 0.1,
-    progress: Callable[[int, int, Mapping[str, float]], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> Trained:
     """Train a reward on fixed features. Pairs without a user count for `pooled` alone.
 

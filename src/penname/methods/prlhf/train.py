@@ -35,12 +35,11 @@ from penname.methods.prlhf.users import GENERIC, SoftUsers
 from penname.train.checkpoint import save_tensors
 from penname.train.folder import Trained, check_free, finish, workshop
 from penname.train.kept import Asked, Kept
-from penname.train.loop import steps_of, train
+from penname.train.loop import Progress, steps_of, train
 from penname.train.model import Trainable, load_trainable, save_weights
 from penname.train.optimizer import Optimizer
 
 Method = Literal["p-dpo", "p-rm"]
-Progress = Callable[[int, int, Mapping[str, float]], None]
 
 
 def train_preferences(

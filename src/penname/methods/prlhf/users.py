@@ -25,6 +25,13 @@ GENERIC = -1
 """The number of the generic user."""
 
 
+def soft_prompts(rows: torch.Tensor, generic: torch.Tensor, clusters: torch.Tensor | None) -> torch.Tensor:
+    """e_u, (users, T_u, width), of users' rows: offsets o_u, or with clusters logits w_u (users, K)."""
+    if clusters is None:
+        return generic + rows
+    return torch.einsum("uk,ktd->utd", rows.softmax(dim=-1), clusters)
+
+
 class SoftUsers(torch.nn.Module):
     """Soft prompts of `n_users` users, numbered from 0, and of the generic one.
 
@@ -70,9 +77,8 @@ class SoftUsers(torch.nn.Module):
         known = (index != GENERIC)[:, None]
         own = torch.where(known, self.own(index.clamp(min=0)), 0.0)
         if self.kind == "individual":
-            return self.generic + own.view(-1, self.tokens, self.width)
-        weights = torch.where(known, own, self.generic)
-        return torch.einsum("uk,ktd->utd", weights.softmax(dim=-1), self.clusters)
+            return soft_prompts(own.view(-1, self.tokens, self.width), self.generic, None)
+        return soft_prompts(torch.where(known, own, self.generic), self.generic, self.clusters)
 
     def trained(self) -> dict[str, torch.nn.Parameter]:
         """The parameters, by name."""

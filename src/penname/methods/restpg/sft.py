@@ -6,7 +6,7 @@ Its `model/` is a whole model, with what was learnt laid into the weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -17,13 +17,12 @@ import numpy as np
 from penname.errors import BadInputError
 from penname.records import Prompt, digest
 from penname.train.folder import Trained, check_free, finish, workshop
-from penname.train.loop import LoopSettings, steps_of, train
+from penname.train.loop import LoopSettings, Progress, steps_of, train
 from penname.train.model import LoraSettings, Trainable, Weights, load_trainable, save_merged
 from penname.train.optimizer import Optimizer, OptimizerSettings
 from penname.train.supervised import SupervisedJob, Target
 
 METHOD = "sft"
-Progress = Callable[[int, int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
