@@ -77,6 +77,7 @@ SFT = SFTConfig(
 RUNS = {
     "individual anchored": ANCHORED,
     "individual": CONFIG,
+    "individual two passes": replace(CONFIG, loop=replace(CONFIG.loop, epochs=2)),
     "pooled": replace(CONFIG, users="none"),
     "cluster": replace(CONFIG, users="cluster"),
 }

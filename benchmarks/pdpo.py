@@ -36,26 +36,38 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from penname.lm import gguf
-from penname.lm.config import EMBEDDED, parse
-from penname.lm.libraries import quiet
+from peers import (
+    FOREVER,
+    LORA,
+    TRL_LINE,
+    arguments,
+    batches,
+    has_trl,
+    lora_config,
+    memory,
+    network,
+    own_process,
+    print_peak,
+    profile,
+    still,
+    tell,
+    tell_medians,
+    trainable,
+    trl_trainer,
+)
 from penname.methods.prlhf.answers import Answers, Question
 from penname.methods.prlhf.config import PDPOConfig
 from penname.methods.prlhf.data import fit, prepare
@@ -64,7 +76,7 @@ from penname.methods.prlhf.jobs import Example, PreferenceJob, judge_pairs
 from penname.methods.prlhf.texts import TextReader
 from penname.methods.prlhf.users import GENERIC, SoftUsers
 from penname.train.kept import Asked, Kept
-from penname.train.model import LoraSettings, Trainable, load_trainable
+from penname.train.model import Trainable
 from penname.train.optimizer import Optimizer, OptimizerSettings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -72,13 +84,9 @@ from naive_preferences import Naive
 
 TOKENS = PDPOConfig().user_tokens
 ALPHA, BETA, PORTION = PDPOConfig().alpha, PDPOConfig().beta, PDPOConfig().portion
-LORA = LoraSettings()
 RATES = OptimizerSettings(warmup=0)
-FOREVER = 10**9  # steps of the schedule: so the rate stays
 USERS = 4  # of the made-up pairs
-TRL_LINE = "pip install trl==1.16.0"
 PARTS = {"P-DPO": ("ours", "peer"), "vanilla": ("ours-vanilla", "trl")}
-MATRIX = {"aten::mm", "aten::addmm", "aten::bmm", "aten::matmul", "aten::linear", "aten::_addmm_activation"}
 
 Batch = Sequence[Example]
 
@@ -157,107 +165,35 @@ class Trl:
     """TRL's DPOTrainer on the same token ids."""
 
     def __init__(self, options: argparse.Namespace, examples: Batch, folder: Path) -> None:
-        import datasets
-        from peft import LoraConfig
-        from transformers import AutoTokenizer, TrainerCallback
-        from transformers.trainer_callback import PrinterCallback
         from trl import DPOConfig, DPOTrainer
-
-        seconds: list[float] = []
-        losses: list[float] = []
-
-        class Clock(TrainerCallback):  # type: ignore[misc, unused-ignore]
-            def on_step_begin(self, *_: Any, **__: Any) -> None:
-                seconds.append(-time.perf_counter())
-
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                seconds[-1] += time.perf_counter()
 
         class Ready(DPOTrainer):  # type: ignore[misc, unused-ignore]
             def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
                 return dataset  # it holds token ids
 
-            def training_step(self, *args: Any, **kwargs: Any) -> Any:
-                loss = super().training_step(*args, **kwargs)
-                losses.append(float(loss))
-                return loss
-
-        self._seconds, self._losses, self._examples, self._batch = seconds, losses, examples, options.batch
         rows = {
             "prompt_ids": [list(one.prompt) for one in examples],
             "chosen_ids": [list(one.answers[0]) for one in examples],
             "rejected_ids": [list(one.answers[1]) for one in examples],
         }
-        lora = LoraConfig(
-            r=LORA.rank, lora_alpha=LORA.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        self._timed = len(examples) - options.batch
+        self._trainer = trl_trainer(
+            Ready, DPOConfig, rows, options, folder, learning_rate=RATES.lr, beta=BETA
         )
-        settings = DPOConfig(
-            output_dir=str(folder),
-            use_cpu=True,
-            bf16=options.dtype == "bfloat16",
-            beta=BETA,
-            per_device_train_batch_size=options.batch,
-            num_train_epochs=1,
-            learning_rate=RATES.lr,
-            lr_scheduler_type="constant",
-            train_sampling_strategy="sequential",
-            gradient_checkpointing=False,
-            max_length=None,
-            logging_strategy="no",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-        )
-        self._trainer = Ready(
-            model=network(options),
-            args=settings,
-            train_dataset=datasets.Dataset.from_dict(rows),
-            processing_class=AutoTokenizer.from_pretrained(weights_folder(options)),
-            peft_config=lora,
-            callbacks=[Clock()],
-        )
-        self._trainer.remove_callback(PrinterCallback)
 
     def epoch(self) -> tuple[float, list[float]]:
         """Seconds per pair without the first step, and the loss of each step."""
-        self._seconds.clear()
-        self._losses.clear()
-        self._trainer.train()
-        timed = len(self._examples) - self._batch
-        return sum(self._seconds[1:]) / timed, list(self._losses)
-
-
-def trainable(options: argparse.Namespace) -> Trainable:
-    return load_trainable(options.model, dtype=options.dtype, device="cpu", lora=LORA)
-
-
-def weights_folder(options: argparse.Namespace) -> Path:
-    config = parse(options.model)
-    if config.model == EMBEDDED or config.model.lower().endswith(".gguf"):
-        return gguf.weights_folder(gguf.find(config.model))
-    return Path(config.model)
-
-
-def network(options: argparse.Namespace) -> Any:
-    """The model as transformers loads it."""
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(
-        weights_folder(options), dtype=getattr(torch, options.dtype), attn_implementation="sdpa"
-    )
+        seconds, losses = self._trainer.epoch()
+        return sum(seconds[1:]) / self._timed, losses
 
 
 def with_lora(model: Any) -> Any:
     """Adapters with the first values that penname's have."""
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     model.requires_grad_(False)
     torch.manual_seed(0)
-    config = LoraConfig(
-        r=LORA.rank, lora_alpha=LORA.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    return get_peft_model(model, config, autocast_adapter_dtype=False)
+    return get_peft_model(model, lora_config(), autocast_adapter_dtype=False)
 
 
 def soft_users(embeddings: torch.Tensor, examples: Batch) -> SoftUsers:
@@ -302,14 +238,9 @@ def with_reference(examples: Batch, model: Trainable) -> list[Example]:
     ]
 
 
-def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
 def compare(part: str, options: argparse.Namespace) -> Ours | None:
     """Print both in turn; gives ours, for what else is asked of it."""
-    if part == "vanilla" and find_spec("trl") is None:
+    if part == "vanilla" and not has_trl():
         print(f"\n{part}: left out, as TRL is not installed: {TRL_LINE}", flush=True)
         return None
     with tempfile.TemporaryDirectory() as folder:
@@ -318,17 +249,13 @@ def compare(part: str, options: argparse.Namespace) -> Ours | None:
         peer = Peer(options, examples) if part == "P-DPO" else Trl(options, examples, Path(folder))
         name = "peer" if part == "P-DPO" else "TRL"
         print(f"\n{part:12}{'ours':>10}{name:>10}{'ratio':>10}   pairs a second")
-        ratios, speeds, first = [], [], None
+        speeds, first = [], None
         for turn in range(1, options.turns + 1):
             (mine, losses), (others, other_losses) = ours.epoch(), peer.epoch()
             first = first or (losses, other_losses)
             speeds.append((1 / mine, 1 / others))
-            ratios.append(others / mine)
-            row = "".join(f"{speed:10.3f}" for speed in speeds[-1])
-            print(f"turn {turn:<7}{row}{ratios[-1]:10.2f}", flush=True)
-    middle = [statistics.median(column) for column in zip(*speeds, strict=True)]
-    row = "".join(f"{speed:10.3f}" for speed in middle)
-    print(f"{'median':12}{row}{statistics.median(ratios):10.2f}   ({min(ratios):.2f} to {max(ratios):.2f})")
+            tell(f"turn {turn}", speeds[-1], f"{others / mine:10.2f}")
+    middle = tell_medians(speeds)
     epoch = len(examples) / middle[0]
     whole = len(examples) / middle[1] / (epoch + ours.reference_seconds)
     print(
@@ -344,102 +271,35 @@ def compare(part: str, options: argparse.Namespace) -> Ours | None:
     return ours
 
 
-def profile(ours: Ours, options: argparse.Namespace) -> None:
-    """Print where the time of a step goes."""
-    batch = range(min(options.batch, len(ours.examples)))
-    ours.step(batch)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
-        started = time.perf_counter()
-        ours.step(batch)
-        wall = 1e6 * (time.perf_counter() - started)
-    spent: Counter[str] = Counter()
-    for event in found.events():
-        spent[_kind(event)] += event.self_cpu_time_total
-    spent["outside of torch"] = max(0, wall - spent.total())
-    print(f"\nwhere a step of ours goes ({wall / 1e6:.2f} s under the profiler)")
-    for kind, time_of in spent.most_common():
-        print(f"  {kind:36}{time_of / wall:6.1%}")
-
-
-def _kind(event: Any) -> str:
-    names = [event.name]
-    above = event
-    while above.cpu_parent is not None:
-        above = above.cpu_parent
-        names.append(above.name)
-    for mark, kind in (("_Trees", "attention"), ("_TokenLogProbs", "head"), ("Optimizer.", "optimizer")):
-        if any(mark in name for name in names):
-            return kind
-    return "matrix products of the layers" if event.name in MATRIX else "elementwise, copies, bookkeeping"
-
-
-def memory() -> None:
-    """Print the peak memory of each, in a process of its own."""
-    print(f"\n{'memory, GB':16}{'loaded':>10}{'peak':>10}")
-    for name in (one for part in PARTS.values() for one in part):
-        if name == "trl" and find_spec("trl") is None:
-            continue
-        command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:  # a negative one: killed by that signal, as for want of memory
-            print(f"{name:16}failed ({done.returncode}): {done.stderr.strip()[-500:]}", flush=True)
-            continue
-        loaded, peak = json.loads(done.stdout.splitlines()[-1])
-        print(f"{name:16}{loaded:10.2f}{peak:10.2f}", flush=True)
-
-
 def only(name: str, options: argparse.Namespace) -> None:
-    """Train one epoch; print this process's gigabytes at the beginning, and at most."""
-    made: dict[str, Callable[[Path], Ours | Peer | Trl]] = {
-        "ours": lambda _: Ours(options, users=True),
-        "ours-vanilla": lambda _: Ours(options, users=False),
-        "peer": lambda _: Peer(options, ids()),
-        "trl": lambda folder: Trl(options, ids(), folder),
-    }
+    """What a process of its own is for."""
+    if name == "ids":
+        print(json.dumps([(one.user, one.prompt, one.answers) for one in pairs(options, trainable(options))]))
+        return
     with tempfile.TemporaryDirectory() as folder:
-        one = made[name](Path(folder))
-        loaded = _gigabytes("VmRSS")
-        one.epoch()
-    print(json.dumps([loaded, _gigabytes("VmHWM")]))
+
+        def make() -> Ours | Peer | Trl:
+            if name.startswith("ours"):
+                return Ours(options, users=name == "ours")
+            return Peer(options, ids()) if name == "peer" else Trl(options, ids(), Path(folder))
+
+        print_peak(make)
 
 
 def ids() -> list[Example]:
     """The pairs, made in a process of their own: so nothing of penname's is in the peers' memory."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--only", "ids"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    rows = json.loads(done.stdout.splitlines()[-1])
-    return [Example(u, tuple(p), (tuple(w), tuple(r)), (0.0, 0.0)) for u, p, (w, r) in rows]
-
-
-def _gigabytes(field: str) -> float:
-    """VmRSS, what this process holds now, or VmHWM, the most it held; getrusage would count its parent's."""
-    for line in Path("/proc/self/status").read_text("utf-8").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1e6
-    return float("nan")
+    return [Example(u, tuple(p), (tuple(w), tuple(r)), (0.0, 0.0)) for u, p, (w, r) in own_process("ids")]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default=EMBEDDED)
+    parser = arguments(__doc__)
     parser.add_argument("--data", help="preferences as JSON Lines in TRL's form")
     parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--only", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.pairs < 2 * options.batch:
         parser.error("--pairs: at least two batches, as TRL's first step is not timed")
-    torch.set_num_threads(options.threads)
-    warnings.simplefilter("ignore")
-    quiet()
-    if options.only == "ids":
-        print(json.dumps([(one.user, one.prompt, one.answers) for one in pairs(options, trainable(options))]))
-        return
+    still(options.threads)
     if options.only:
         only(options.only, options)
         return
@@ -448,7 +308,9 @@ def main() -> None:
         f"{options.model}, {options.dtype}, {options.threads} threads; {options.pairs} pairs of {data}, "
         f"batches of {options.batch}; LoRA rank {LORA.rank}, {TOKENS} soft rows per user"
     )
-    memory()  # first: the other processes find this one small
+    names = [one for part in PARTS.values() for one in part]
+    # Memory first: the other processes find this one small.
+    memory([one for one in names if one != "trl" or has_trl()])
     personal = compare("P-DPO", options)
     assert personal is not None
     lengths = [len(one.prompt) + len(answer) for one in personal.examples for answer in one.answers]
@@ -457,7 +319,7 @@ def main() -> None:
         f"texts of {min(lengths)} to {max(lengths)} tokens, {sum(lengths)} in all; {read} with a prompt "
         "read once for both answers"
     )
-    profile(personal, options)
+    profile(partial(personal.step, range(options.batch)))
     del personal
     compare("vanilla", options)
 

@@ -13,9 +13,9 @@ import pytest
 
 from cli_helpers import Cli
 from penname.errors import TrainedError
-from penname.methods.prlhf.index import create_index
 from penname.methods.prlhf.table import UserTable
 from penname.store import Store
+from penname.train.index import create_index
 
 PROMPT = ("--prompt", "Thank the team")
 

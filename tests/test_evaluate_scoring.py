@@ -11,7 +11,7 @@ from evaluate_helpers import EXAMPLES, Letters, club, day, document, request
 from penname.errors import BadInputError, UnknownMetricError
 from penname.evaluate.arms import Cast
 from penname.evaluate.metrics import METRICS, text_scores
-from penname.evaluate.scoring import JUDGED, TEXT, Scorer, wanted, writes
+from penname.evaluate.scoring import JUDGED, TEXT, Scorer, own_texts, wanted, writes
 from penname.records import Request
 from penname.store import Store
 from penname.tasks import TASKS, task
@@ -116,10 +116,9 @@ def test_manners_are_learnt_from_what_came_before_and_is_not_held_out(store: Sto
     store.user("calm").add(document("calm", n, text="!!!! WOW !!!! WOW !!!!") for n in range(30, 60))
     store.user("loud").add([document("loud", 0, id="held-out", text="Quite calm, then.", written_at=day(1))])
     examples = [*asked("calm", "dry", before=day(20)), *asked("loud", before=day(20), exclude=("held-out",))]
-    mine = scorer(store, examples)
-    texts = {user: mine._outputs(user, task("post")) for user in ("calm", "loud", "dry")}
+    texts = {user: own_texts(store, examples, user, task("post")) for user in ("calm", "loud", "dry")}
     assert texts == {user: [MANNERS[user].format(n) for n in range(1, 9)] for user in texts}
-    titles = mine._outputs("calm", task("title"))
+    titles = own_texts(store, examples, "calm", task("title"))
     assert titles == [f"calm on day {n}" for n in range(1, 9)], "titles are compared with titles"
 
 
@@ -135,9 +134,9 @@ def test_users_with_too_little_of_their_own_have_no_manner(store: Store) -> None
     lonely = scorer(store, alone)
     for _ in range(2):
         assert lonely.texts(task("post"), [(alone[0], "A text.")], [("style", "authorship")]) == [{}]
-    assert lonely.remarks == [
-        "post: style and authorship are left out, as fewer than two users have 2 texts"
-    ], "said once"
+    assert lonely.remarks == ["post: style and authorship are left out: fewer than two users have 2 texts"], (
+        "said once"
+    )
 
 
 def test_the_first_author_with_a_manner_stands_for_all(store: Store) -> None:

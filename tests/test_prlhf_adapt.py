@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from penname.errors import BadInputError, TrainedError, UnknownUserError
+from penname.methods.erase import forget
 from penname.methods.prlhf import featured
 from penname.methods.prlhf.adapt import LATEST, adapt
-from penname.methods.prlhf.erase import forget
 from penname.methods.prlhf.featured import train_featured
 from penname.methods.prlhf.lowrank import LowRankConfig
 from penname.methods.prlhf.method import open_personal

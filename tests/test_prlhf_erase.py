@@ -10,10 +10,10 @@ import pytest
 
 import stores
 from penname.errors import TrainedError
-from penname.methods.prlhf.erase import Forgotten, forget
-from penname.methods.prlhf.index import INDEX, create_index
+from penname.methods.erase import Forgotten, forget
 from penname.methods.prlhf.table import UserTable
 from penname.store import Store
+from penname.train.index import INDEX, create_index
 
 
 def personal(folder: Path, *users: str) -> Path:

@@ -23,8 +23,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from penname.errors import BadInputError, StoreBusyError, StoreReadOnlyError, TrainedError
-from penname.methods.prlhf.index import INDEX, create_index, saw
 from penname.methods.prlhf.table import TABLE, UserTable
+from penname.train.index import INDEX, create_index, saw
 
 SHAPE = (2, 3)
 ODD_IDS = ["../../etc/passwd", "o'brien", "'; DROP TABLE rows;--", "a/b", "ž", "🙂", "ANN", "ann"]
@@ -260,7 +260,7 @@ def test_a_read_only_folder_serves_and_refuses_changes(tmp_path: Path) -> None:
 def test_a_writer_waits_for_others_and_then_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path, "ann").close()
     monkeypatch.setattr(
-        "penname.methods.prlhf.index.Index.__init__.__kwdefaults__", {"fresh": False, "busy_timeout": 0}
+        "penname.train.index.Index.__init__.__kwdefaults__", {"fresh": False, "busy_timeout": 0}
     )
     other = sqlite3.connect(tmp_path / INDEX, isolation_level=None)
     try:

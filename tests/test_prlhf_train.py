@@ -18,13 +18,13 @@ from penname.errors import BadInputError, ModelError, ModelNotFoundError, Traine
 from penname.lm.base import Sampling
 from penname.methods.prlhf.config import PDPOConfig
 from penname.methods.prlhf.data import Pair, Prepared, prepare
-from penname.methods.prlhf.index import saw
 from penname.methods.prlhf.method import open_personal
 from penname.methods.prlhf.reward import open_reward
 from penname.methods.prlhf.table import UserTable
 from penname.records import Request
 from penname.store import Store
 from penname.train.folder import open_trained, workshop_of
+from penname.train.index import saw
 from penname.train.optimizer import OptimizerSettings
 from penname.writer import Writer
 from train_helpers import curve, files, metrics, one_thread, preferences, ratings, settings, train

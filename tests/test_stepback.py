@@ -18,14 +18,13 @@ from penname.methods.stepback import (
     StepBackConfig,
     edit_profile,
     make_profile,
-    measure,
     parse_gist,
-    parse_keywords,
     profile_histories,
 )
-from penname.methods.stepback.facts import describe_manner, favoured_words, habits, sentences, words
 from penname.records import Document
 from penname.store import Store
+from penname.tasks.facts import describe_manner, favoured_words, habits, measure, sentences, words
+from penname.tasks.keywords import parse_keywords
 
 DESCRIPTION = """Topics: bees; orchards
 Keywords: hive, queen

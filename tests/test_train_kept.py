@@ -83,3 +83,29 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "kept.sqlite").write_bytes(b"not a database at all, and long enough to be read as one" * 50)
     with pytest.raises(TrainedError, match=r"kept\.sqlite: .*: remove it, and it is made again"):
         Kept(tmp_path / "kept.sqlite", "m").ask([A], Counting())
+
+
+def test_texts_are_kept_as_well_as_token_ids(tmp_path: Path) -> None:
+    asked = [("a", "b c"), ("a b", "c"), ("a", "b", "c"), ("ä\ud800", '"')]
+    seen: list[tuple[str, ...]] = []
+
+    def compute(missing: Sequence[tuple[str, ...]]) -> Iterator[Mapping[int, float]]:
+        seen.extend(missing)
+        yield {place: float(place) for place in range(len(missing))}
+
+    for _ in range(2):
+        assert Kept(tmp_path / "kept.sqlite", "m").ask(asked, compute) == [0, 1, 2, 3]
+    assert seen == asked
+
+
+def test_without_a_file_nothing_is_kept() -> None:
+    compute = Counting()
+    kept = Kept(None, "m")
+    for _ in range(2):
+        assert kept.ask([A, B, A], compute) == [number(one) for one in (A, B, A)]
+    assert len(compute.asked) == 4
+
+
+def test_a_file_that_cannot_be_used_now_is_not_to_be_removed(tmp_path: Path) -> None:
+    with pytest.raises(TrainedError, match=r"kept\.sqlite cannot be read or written now: unable to open"):
+        Kept(tmp_path / "nowhere" / "kept.sqlite", "m").ask([A], Counting())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from penname.methods.restpg.sft import SFTConfig, Written, train_sft
 from penname.train.loop import LoopSettings
 from penname.train.model import LoraSettings, load_trainable
 from penname.train.optimizer import OptimizerSettings
+from penname.train.packed import PackedReader, Tree
 from penname.train.portions import portions
 from penname.train.rows import RowAdam
 from penname.train.supervised import SupervisedJob, Target
@@ -36,7 +38,7 @@ def written() -> list[Written]:
 
 
 def settings(epochs: float = 3, **changes: object) -> SFTConfig:
-    loop = LoopSettings(epochs=epochs, batch=4, evaluate_every=5, checkpoint_every=5)
+    loop = LoopSettings(epochs=epochs, batch=2, evaluate_every=5, checkpoint_every=5)
     rates = OptimizerSettings(lr=5e-3, warmup=2)
     return SFTConfig(
         lora=LoraSettings(4, 8),
@@ -48,7 +50,7 @@ def settings(epochs: float = 3, **changes: object) -> SFTConfig:
     )
 
 
-@pytest.mark.parametrize("portion", [1, 10_000])
+@pytest.mark.parametrize("portion", [1, 45, 10_000])
 def test_losses_and_gradients_are_the_naive_ones(tiny_model: Path, portion: int) -> None:
     model = load_trainable(str(tiny_model), weights="full", dtype="float32")
     targets = [
@@ -56,7 +58,7 @@ def test_losses_and_gradients_are_the_naive_ones(tiny_model: Path, portion: int)
         for one, weight in zip(written()[:5], (1.0, 0.5, 2.0, 1.0, 0.0), strict=True)
     ]
     job = SupervisedJob(model.reader, targets, targets[:2], portion=portion)
-    loss = sum(found["loss"] for found in job.backward(range(len(targets))))
+    loss = sum(found["loss"] for found in job.backward(range(job.size)))
     ours = {name: one.grad.clone() for name, one in model.parameters.items() if one.grad is not None}
     held = job.evaluate()["loss"]
 
@@ -80,6 +82,39 @@ def test_losses_and_gradients_are_the_naive_ones(tiny_model: Path, portion: int)
     for name, one in model.parameters.items():
         if one.grad is not None:
             assert torch.allclose(ours[name], one.grad, atol=1e-4), name
+
+
+class Reads:
+    """A reader that notes the trees of each reading: tokens of the prompt, and answers."""
+
+    def __init__(self) -> None:
+        self.noted: list[list[tuple[int, int]]] = []
+
+    def log_probs(self, trees: Sequence[Tree]) -> torch.Tensor:
+        self.noted.append([(len(one.prompt), len(one.branches)) for one in trees])
+        return torch.zeros(sum(len(one.branches) for one in trees), requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("portion", "readings"),
+    [
+        (100, [[(10, 3), (8, 3)]]),
+        (30, [[(10, 3)], [(8, 3)]]),
+        (20, [[(10, 2)], [(10, 1)], [(8, 2)], [(8, 1)]]),
+        (5, [[(10, 1)]] * 3 + [[(8, 1)]] * 3),
+    ],
+)
+def test_a_prompt_is_read_once_for_the_answers_in_a_batch_that_fit(
+    portion: int, readings: list[list[tuple[int, int]]]
+) -> None:
+    prompts = (tuple(range(10)), tuple(range(8)))
+    targets = [Target(prompt, (answer,) * 5) for answer in range(3) for prompt in prompts]
+    reads = Reads()
+    job = SupervisedJob(cast(PackedReader, reads), targets, targets, portion=portion)
+    list(job.backward(range(job.size)))
+    assert reads.noted == readings
+    job.evaluate()
+    assert reads.noted == readings * 2
 
 
 def test_the_result_is_a_whole_model_that_writes_what_it_learnt(tiny_model: Path, tmp_path: Path) -> None:

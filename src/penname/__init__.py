@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from penname import evaluate
     from penname.lm import LanguageModel, Sampling, load_embedder, load_model
+    from penname.methods.erase import forget
     from penname.methods.prlhf.adapt import adapt
     from penname.methods.prlhf.config import PDPOConfig
     from penname.methods.prlhf.data import prepare, read_preferences
-    from penname.methods.prlhf.erase import forget
     from penname.methods.prlhf.featured import train_featured
     from penname.methods.prlhf.reward import open_reward
     from penname.methods.prlhf.train import train_preferences
@@ -49,7 +49,7 @@ _HOME = {
     "Writer": "penname.writer",
     "adapt": "penname.methods.prlhf.adapt",
     "edit_profile": "penname.methods.stepback",
-    "forget": "penname.methods.prlhf.erase",
+    "forget": "penname.methods.erase",
     "load_embedder": "penname.lm",
     "load_model": "penname.lm",
     "open_reward": "penname.methods.prlhf.reward",

@@ -278,6 +278,7 @@ class Draft(Record):
     method: str
     model: str
     finish: Literal["stop", "length"]  # "length": cut at the token limit
+    reasoning: str = ""  # what the model said to itself before the text; no part of it
     profiles: tuple[Profile, ...] = ()  # in author order
     documents: tuple[Hit, ...] = ()
     prompt: Prompt = ""

@@ -4,8 +4,9 @@
     draft = writer.write(Request(task="email", input="Moving the deadline", users=("alice",)))
 
 A method is a stack of stages joined by `+`: `none`, `retrieval`, `step-back`, `step-back+retrieval`; a
-retriever may be named, as in `retrieval:dense`. `p-dpo` writes with the model of a trained run, after the
-user's soft prompt, and `p-rm` keeps the best of several drafts; a colon names the run, as in
+retriever may be named, as in `retrieval:dense`. `rest-pg` writes with the model of a trained run, which
+reasons about the writer first, from what it learnt to be shown. `p-dpo` writes with the model of a trained
+run, after the user's soft prompt, and `p-rm` keeps the best of several drafts; a colon names the run, as in
 `step-back+p-dpo:DIR`. All requests of a call go through each stage together, so the model sees full batches.
 """
 
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from penname.errors import BadInputError, EmptyHistoryError
+from penname.errors import BadInputError, EmptyHistoryError, TrainedError
 from penname.lm.base import LanguageModel, Sampling
 from penname.methods.pen import Pen, cleaned, written
 from penname.methods.stages import STAGES, reads_history, run_folder, stages
@@ -31,6 +32,8 @@ from penname.tasks import task as find_task
 if TYPE_CHECKING:
     from penname.methods.prlhf.method import Personal
     from penname.methods.prlhf.rerank import Reward
+    from penname.methods.restpg.format import Format
+    from penname.methods.restpg.method import Reasoning
     from penname.retrieve.base import Retriever
 
 __all__ = ["STAGES", "Material", "Writer", "stages"]
@@ -75,12 +78,13 @@ class Writer:
         method: stages joined by `+`.
         search: what the stage `retrieval` asks; where None the retriever that the method names, or else the
             lexical one.
-        k: documents of each author that `retrieval` gives.
+        k: documents of each author that `retrieval` gives; where None, as many as the run of `rest-pg` learnt
+            with, or else 5.
         texts: the prompt texts; penname's own, or those of PENNAME_PROMPTS, where None.
         temperature: 0 is greedy.
         max_tokens: of a draft; the task's own limit where None.
         candidates: drafts that `p-rm` chooses from.
-        personal, reward: the runs of `p-dpo` and `p-rm`, where they are open already.
+        reasoning, personal, reward: the runs of `rest-pg`, `p-dpo` and `p-rm`, where they are open already.
         note: called with a sentence where something is worth saying.
 
     Raises:
@@ -96,17 +100,18 @@ class Writer:
         method: str = DEFAULT_METHOD,
         *,
         search: Retriever | None = None,
-        k: int = DEFAULT_K,
+        k: int | None = None,
         texts: PromptTexts | None = None,
         temperature: float = 0.7,
         max_tokens: int | None = None,
         seed: int = 0,
         candidates: int = DEFAULT_CANDIDATES,
+        reasoning: Reasoning | None = None,
         personal: Personal | None = None,
         reward: Reward | None = None,
         note: Callable[[str], None] | None = None,
     ) -> None:
-        if k < 1 or (max_tokens is not None and max_tokens < 1) or temperature < 0:
+        if (k is not None and k < 1) or (max_tokens is not None and max_tokens < 1) or temperature < 0:
             raise BadInputError(
                 f"k ({k}) and max_tokens ({max_tokens}) must be 1 or more, "
                 f"and the temperature ({temperature}) 0 or more"
@@ -116,14 +121,14 @@ class Writer:
         self.method = method
         self.stages = stages(method)
         self.search = search or retriever(self.stages.get("retrieval") or "lexical", seed)
-        self.k = k
         self.texts = texts or PromptTexts.load()
         self.temperature = temperature
         self.max_tokens = max_tokens
         self.seed = seed
         self.note = note
         self.reads_history = reads_history(method)
-        self._open_trained(personal, reward)
+        self._open_trained(reasoning, personal, reward)
+        self.k = k or (self.reasoning and self.reasoning.k) or DEFAULT_K
         self.candidates = candidates if "p-rm" in self.stages else 1
         if self.candidates < 1 or (self.candidates > 1 and temperature == 0):
             raise BadInputError(
@@ -131,11 +136,22 @@ class Writer:
                 "or more, and a temperature above 0, or else they would be all the same"
             )
 
-    def _open_trained(self, personal: Personal | None, reward: Reward | None) -> None:
+    def _open_trained(
+        self, reasoning: Reasoning | None, personal: Personal | None, reward: Reward | None
+    ) -> None:
+        self.reasoning = reasoning if "rest-pg" in self.stages else None
         self.personal = personal if "p-dpo" in self.stages else None
         self.reward = reward if "p-rm" in self.stages else None
+        if "rest-pg" in self.stages and reasoning is None:
+            from penname.methods.restpg.method import open_reasoning
+
+            device = getattr(getattr(self.model, "config", None), "device", None)
+            self.reasoning = open_reasoning(run_folder("rest-pg", self.stages["rest-pg"]), device)
         if "p-dpo" in self.stages and personal is None:
-            self.personal = _open_personal(run_folder("p-dpo", self.stages["p-dpo"]), self.model)
+            base = self.model if self.reasoning is None else self.reasoning.model
+            self.personal = _open_personal(run_folder("p-dpo", self.stages["p-dpo"]), base)
+        if self.personal is not None and self.reasoning is not None:
+            _check_stacked(self.personal, self.reasoning)
         if "p-rm" in self.stages and reward is None:
             from penname.methods.prlhf.reward import open_reward
 
@@ -148,8 +164,15 @@ class Writer:
 
     @property
     def writes(self) -> LanguageModel:
-        """The model that writes the drafts: the trained run's with `p-dpo`. `model` makes the profiles."""
-        return self.model if self.personal is None else self.personal.model
+        """The model that writes the drafts: a trained run's, where there is one; `model` makes profiles."""
+        if self.personal is not None:
+            return self.personal.model
+        return self.model if self.reasoning is None else self.reasoning.model
+
+    @property
+    def format(self) -> Format | None:
+        """How what is reasoned first is told apart from the text; None where nothing is."""
+        return None if self.reasoning is None else self.reasoning.format
 
     def write(self, request: Request) -> Draft:
         """The draft for one request. Raises as `write_many` does."""
@@ -180,7 +203,8 @@ class Writer:
     def stream(self, request: Request) -> Iterator[str]:
         """The text of one draft as it is written, piece by piece; what did not fit is told to `note`.
 
-        With `p-rm` it comes at once when it is chosen. Raises as `write_many` does.
+        Where the method reasons first, it begins with the text. With `p-rm` it comes at once when it is
+        chosen. Raises as `write_many` does.
         """
         [draft] = self.prompts([request])
         for said in (*draft.notes, *(f"left out: {left_out}" for left_out in draft.dropped)):
@@ -192,7 +216,10 @@ class Writer:
             [draft] = written([draft], [pen], sampling)
             yield from [draft.text] if draft.text else []
             return
-        yield from cleaned(pen.model.stream(draft.prompt, sampling, pen.prefix), task.one_line)
+        pieces = pen.model.stream(draft.prompt, sampling, pen.prefix)
+        if pen.format is not None:
+            pieces = pen.format.answer(pieces)
+        yield from cleaned(pieces, task.one_line)
 
     def prompts(
         self, requests: Sequence[Request], materials: Sequence[Material] | None = None
@@ -216,8 +243,8 @@ class Writer:
         users = material.vectors_of or request.users
         prefix = None if self.personal is None else self.personal.prefix(*users)
         if self.reward is None:
-            return Pen(self.writes, prefix)
-        return Pen(self.writes, prefix, self.reward, self.candidates, users)
+            return Pen(self.writes, prefix, format=self.format)
+        return Pen(self.writes, prefix, self.reward, self.candidates, users, self.format)
 
     def _open(self, requests: Sequence[Request], materials: Sequence[Material]) -> list[_Item]:
         """Each request with its task and those of its authors that have a history, where one is needed."""
@@ -286,6 +313,7 @@ class Writer:
     def _built(self, item: _Item) -> Draft:
         sampling = self.sampling(item.task)
         taken = 0 if item.pen.prefix is None else len(item.pen.prefix.rows)
+        taken += 0 if sampling.thinking is None else sampling.thinking.budget
         built = build_prompt(
             item.task,
             item.request,
@@ -313,6 +341,9 @@ class Writer:
 
     def _notes(self, item: _Item) -> Iterator[str]:
         """What the trained stages could not do as their names say."""
+        learnt = item.task.name if self.reasoning is None else self.reasoning.task
+        if learnt != item.task.name:
+            yield f"rest-pg: the run learnt the task {learnt!r}, and this is {item.task.name!r}"
         users = item.material.vectors_of or item.request.users
         if item.pen.prefix is not None and len(users) > 1:
             yield f"p-dpo: the soft prompt is the mean of the {len(users)} authors'"
@@ -333,6 +364,23 @@ class Writer:
             temperature=self.temperature,
             stop=task.stop() if self.writes.shape == "completion" else (),
             seed=self.seed,
+            thinking=None if self.format is None else self.format.thinking,
+        )
+
+
+def _check_stacked(personal: Personal, reasoning: Reasoning) -> None:
+    """Refuse soft prompts that were not trained over the very model that reasons.
+
+    Raises:
+        TrainedError: they were trained over another.
+    """
+    from penname.train.folder import open_trained
+
+    trained = open_trained(personal.path)
+    if trained.model_fingerprint != reasoning.model.fingerprint:
+        raise TrainedError(
+            f"{personal.path} was trained over {trained.model!r}, not over the model of {reasoning.path}: "
+            f"train it with --model {reasoning.path / 'model'}"
         )
 
 

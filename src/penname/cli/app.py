@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from penname.cli import data, demo, evaluate, importer, prefer, profile, setup, train, trained, write
+from penname.cli import (
+    data,
+    demo,
+    evaluate,
+    importer,
+    prefer,
+    profile,
+    selftrain,
+    setup,
+    train,
+    trained,
+    write,
+)
 
 app = typer.Typer(
     name="penname",
@@ -52,6 +64,8 @@ app.command("show")(data.show)
 app.command("profile")(profile.profile)
 app.command("prefer")(prefer.prefer)
 app.add_typer(train.train_app, name="train")
+for _method in selftrain.METHODS:
+    train.train_app.command(_method)(selftrain.command(_method))
 app.command("adapt")(trained.adapt)
 app.command("score")(trained.score)
 app.command("write")(write.write)

@@ -135,7 +135,7 @@ def erase(
 
     Example: penname erase alice --yes
     """
-    from penname.methods.prlhf.erase import forget
+    from penname.methods.erase import forget
 
     with open_store(db) as store:
         found = _to_erase(store, user, trained or [])
@@ -149,12 +149,16 @@ def erase(
         forgotten = forget(store, user, trained or [])
         erased = asdict(found.erase()) if found is not None else {}
     if json:
-        paths = {name: [str(path) for path in each] for name, each in asdict(forgotten).items()}
+        paths = {
+            name: [str(path) for path in each] if isinstance(each, tuple) else each
+            for name, each in asdict(forgotten).items()
+        }
         say_json({"user": user, **erased, "trained": paths})
         return
     counts = [plural(n, name.removesuffix("s")) for name, n in erased.items()]
     rows = plural(len(forgotten.rows), "row in trained tables", "rows in trained tables")
-    say(f"erased {user}: {', '.join([*counts, rows])}")
+    lines = [plural(forgotten.lines, "line in what trainings saw", "lines in what trainings saw")]
+    say(f"erased {user}: {', '.join([*counts, rows, *(lines if forgotten.lines else [])])}")
     if forgotten.weights:
         say("trained on the user's data, in weights that all users share; only training anew takes it out:")
         for folder in forgotten.weights:
@@ -186,7 +190,7 @@ def upgrade(db: Db = None, json: Json = False) -> None:
 
 def _to_erase(store: Store, user: str, trained: Sequence[Path]) -> UserStore | None:
     """The user's part of the store; None where only the tables of `trained` know the user."""
-    from penname.methods.prlhf.erase import knows
+    from penname.methods.erase import knows
 
     try:
         return store.user(user)

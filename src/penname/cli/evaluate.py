@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_lib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,9 +49,10 @@ def evaluate(
             "--method",
             "-m",
             metavar="METHOD",
-            help="none, in-context, retrieval[:NAME], step-back, p-dpo[:DIR], p-rm[:DIR], or some joined "
-            "by +; again for more. The first is what the others are compared with. Default: none, "
-            "retrieval, step-back, and the last two joined. Of preferences: none, none:total, "
+            help="none, in-context, retrieval[:NAME], step-back, rest-pg[:DIR], p-dpo[:DIR], "
+            "p-rm[:DIR], or some joined by +; again for more. The first is what the others are compared "
+            "with. Default: none, retrieval, step-back, and the last two joined. Of preferences: none, "
+            "none:total, "
             "preferences-in-context, p-dpo[:DIR], p-rm[:DIR], one-per-user:DIR.",
         ),
     ] = None,
@@ -193,7 +194,7 @@ def evaluate(
         note(f"{loaded.data}: {examples}, {plural(len(arms), 'way')} of writing; results in {out}")
         language_model = open_model(model)
         judging = load_model(judge) if judge else None
-        remarks = _judge_remark(judging.fingerprint, model, force_judge) if judging else ()
+        remarks = _judge_remark(judging.fingerprint, model, methods or [], force_judge) if judging else ()
         with progress("profiles", total=0, left=True) as shown:
             results = run(
                 loaded,
@@ -283,24 +284,24 @@ def _folder(out: Path, benchmark: str) -> None:
     check_folder(out, benchmark)
 
 
-def _judge_remark(judge: str, model: str | None, force: bool) -> tuple[str, ...]:
-    """What must be said of a judge that gave a reward to the model under test; () where it did not.
+def _judge_remark(judge: str, model: str | None, methods: Sequence[str], force: bool) -> tuple[str, ...]:
+    """What must be said of a judge that gave a reward to a model under test; () where it did not.
 
-    A trained model's folder says in penname.json which models gave its rewards ("rewards": fingerprints).
+    The card of a training says which models gave its rewards ("rewards": fingerprints).
     """
     from penname.evaluate.judges import check_independent
+    from penname.methods.stages import TRAINED, run_folder, stages
+    from penname.train.folder import rewards_behind
 
-    file = Path(model or "") / "penname.json"
-    if not model or not file.is_file():
-        return ()
-    try:
-        rewards = json_lib.loads(file.read_text("utf-8")).get("rewards", [])
-        if not isinstance(rewards, list) or not all(isinstance(one, str) for one in rewards):
-            raise ValueError("'rewards' is no list of fingerprints")
-    except (OSError, ValueError, AttributeError) as error:
-        raise BadInputError(
-            f"{file} cannot be read ({error}): whether the judge gave a reward is unknown"
-        ) from None
+    tested = [
+        run_folder(stage, name)
+        for method in methods
+        if method != "in-context"
+        for stage, name in stages(method).items()
+        if stage in TRAINED
+    ]
+    named: list[str | Path] = [*([model] if model else []), *tested]
+    rewards = {one for path in named for one in rewards_behind(path)}
     remark = check_independent(judge, rewards, force)
     return (remark,) if remark else ()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from penname.methods.prlhf.config import PDPOConfig
     from penname.methods.prlhf.data import Prepared
     from penname.records import BadRow
+    from penname.store import Store
     from penname.train.folder import Trained
 
 RAW = "raw"  # the prompt's form: as it stands
@@ -307,7 +308,8 @@ def _task_of(task: str | None, source: str) -> str | None:
     return None if task == RAW else find_task(task).name
 
 
-def _place(method: str, out: Path | None) -> Path:
+def place(method: str, out: Path | None) -> Path:
+    """Where the result goes."""
     from penname.paths import trained_dir
 
     return (out or trained_dir(method)).expanduser()
@@ -323,7 +325,7 @@ def _train(
 ) -> None:
     from penname.methods.prlhf.train import train_preferences
 
-    folder = _place(method, out)
+    folder = place(method, out)
     task = _task_of(asked["task"], source)
     _registered(source, folder, method)
     prepared = _prepared(
@@ -357,7 +359,7 @@ def _train(
             note(f"stopped: what is trained is kept beside {folder}; the same command goes on with it")
             raise
     _without_erased(source, prepared)
-    _done(trained, json=asked["json"])
+    done(trained, json=asked["json"])
 
 
 def _registered(source: str, folder: Path, method: str) -> None:
@@ -371,21 +373,27 @@ def _registered(source: str, folder: Path, method: str) -> None:
 
 
 def _without_erased(source: str, prepared: Prepared) -> None:
-    """Take out of the result who was erased from the store while it was made."""
     from penname.methods.prlhf.data_read import is_store
-    from penname.methods.prlhf.erase import forget
     from penname.store import Store
 
     if is_store(source):
         with Store(source, create=False) as store:
-            there = {user.id for user in store.users()}
-            for user in prepared.users:
-                if user not in there:
-                    forget(store, user)
-                    note(f"{user!r} was erased meanwhile: the user's row is erased here too")
+            without_erased(store, prepared.users)
 
 
-def _done(trained: Trained, *, json: bool) -> None:
+def without_erased(store: Store, users: Iterable[str]) -> None:
+    """Take out of the results who was erased from the store while one was made."""
+    from penname.methods.erase import forget
+
+    there = {user.id for user in store.users()}
+    for user in users:
+        if user not in there:
+            forget(store, user)
+            note(f"{user!r} was erased meanwhile: the user's part is erased here too")
+
+
+def done(trained: Trained, *, json: bool) -> None:
+    """Tell what came of a training."""
     import json as json_lib
 
     from penname.train.folder import CARD
@@ -404,7 +412,7 @@ def _featured(source: str, out: Path | None, model: str | None, asked: Mapping[s
     from penname.methods.prlhf.featured import train_featured
     from penname.methods.prlhf.lowrank import LowRankConfig
 
-    folder = _place("p-rm", out)
+    folder = place("p-rm", out)
     task = _task_of(asked["task"], source)
     _registered(source, folder, "p-rm")
     prepared = _prepared(source, users=asked["users"] != "pooled", about=asked["about"], only=asked["only"])
@@ -421,4 +429,4 @@ def _featured(source: str, out: Path | None, model: str | None, asked: Mapping[s
             progress=lambda done, total, _: shown.update(shown.task_ids[0], completed=done, total=total),
         )
     _without_erased(source, prepared)
-    _done(trained, json=asked["json"])
+    done(trained, json=asked["json"])

@@ -40,7 +40,8 @@ def write(
         typer.Option(
             "--method",
             metavar="METHOD",
-            help="none, retrieval[:NAME], step-back, p-dpo[:DIR], p-rm[:DIR], or some joined by +.",
+            help="none, retrieval[:NAME], step-back, rest-pg[:DIR], p-dpo[:DIR], p-rm[:DIR], or some joined "
+            "by +.",
         ),
     ] = "step-back+retrieval",
     k: Annotated[
@@ -88,7 +89,7 @@ def write(
     """
     from penname.retrieve import retriever as find_retriever
     from penname.tasks import PromptTexts
-    from penname.writer import DEFAULT_CANDIDATES, DEFAULT_K, Writer
+    from penname.writer import DEFAULT_CANDIDATES, Writer
 
     _check_options(method, k, retriever, candidates)
     if not math.isfinite(temperature):
@@ -103,7 +104,7 @@ def write(
             open_model(model),
             method,
             search=search,
-            k=k or DEFAULT_K,
+            k=k,
             texts=texts,
             temperature=temperature,
             max_tokens=max_tokens,
@@ -225,6 +226,8 @@ def _explain(draft: Draft) -> None:
     if draft.dropped:
         _section("left out", "\n".join(draft.dropped))
     _section("prompt, as sent", _prompt(draft.prompt))
+    if draft.reasoning:
+        _section("what the model reasoned first", draft.reasoning)
     times = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in draft.seconds.items())
     _section(
         "tokens and times",

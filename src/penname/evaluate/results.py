@@ -50,6 +50,7 @@ class Row:
     answer: str | None  # what the task reads in the draft; None: nothing can be read
     finish: str  # "stop", "length", or "unwritten": no metric needed a draft yet
     scores: dict[str, float]  # by name in METRICS, of this example
+    reasoning: str = ""  # what the model said to itself first; no part of the draft
     history: int = 0  # documents that the first author with any had for this request
     profiles: tuple[str, ...] = ()  # the texts of those in the prompt
     documents: tuple[str, ...] = ()  # the ids of those in the prompt

@@ -35,6 +35,7 @@ from penname.writer import Material, Writer
 if TYPE_CHECKING:
     from penname.methods.prlhf.method import Personal
     from penname.methods.prlhf.rerank import Reward
+    from penname.methods.restpg.method import Reasoning
 
 WINDOW = 128  # drafts worked on together: full batches, and what a kill can lose
 
@@ -114,6 +115,7 @@ class _Run:
             Path | None, Personal
         ] = {}  # by the run's folder: arms of one run share its model
         self.rewards: dict[Path | None, Reward] = {}
+        self.reasonings: dict[Path | None, Reasoning] = {}
         self.writers = {method: self._writer(method) for method in dict.fromkeys(arm.method for arm in arms)}
 
     def fixed(self) -> dict[str, object]:
@@ -287,10 +289,13 @@ class _Run:
             temperature=self.settings.temperature,
             max_tokens=self.settings.max_tokens,
             seed=self.settings.seed,
+            reasoning=self.reasonings.get(runs.get("rest-pg")),
             personal=self.personal.get(runs.get("p-dpo")),
             reward=self.rewards.get(runs.get("p-rm")),
             note=self.note,
         )
+        if writer.reasoning is not None:
+            self.reasonings[runs["rest-pg"]] = writer.reasoning
         if writer.personal is not None:
             self.personal[runs["p-dpo"]] = writer.personal
         if writer.reward is not None:

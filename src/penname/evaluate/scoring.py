@@ -12,10 +12,10 @@ from penname.evaluate.arms import Cast
 from penname.evaluate.authorship import Authorship
 from penname.evaluate.metrics import METRICS, Embedder, meteor_ready, similarity, text_scores
 from penname.evaluate.style import StyleSpace, minority
-from penname.methods.stepback.facts import words
 from penname.records import Request
 from penname.store import Store
 from penname.tasks import Task
+from penname.tasks.facts import words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,13 +57,64 @@ def writes(task: Task) -> bool:
     return not task.choices and "accuracy" not in task.metrics
 
 
-@dataclass
-class _Manner:
-    """What the users' own outputs of one task say of how they write."""
+@dataclass(frozen=True)
+class Manner:
+    """What the users' own outputs of one task say of how they write. `learn_manner` makes one."""
 
-    texts: Mapping[str, Sequence[str]]
+    texts: Mapping[str, Sequence[str]]  # by user, the oldest first
     style: StyleSpace
     authorship: Authorship
+
+    def author(self, users: Sequence[str]) -> str | None:
+        """The first of the users whose manner is known."""
+        return next((user for user in users if user in self.texts), None)
+
+    def trust(self, task: Task) -> str:
+        """How far authorship can be trusted, in a sentence; "" where that is unknown."""
+        if self.authorship.check is None:
+            return ""
+        return (
+            f"{task.name}: the authorship classifier knows {len(self.texts)} users; on real texts held out "
+            f"from it, it scores {self.authorship.check:.3f} (0.5 is chance)"
+        )
+
+
+def learn_manner(store: Store, examples: Sequence[Request], task: Task) -> Manner:
+    """Learnt from `own_texts` of the examples' users, the first 500 of them.
+
+    Args:
+        examples: all that are held out, of any task: none of their users' texts from then on is read.
+
+    Raises:
+        BadInputError: style and authorship cannot be told here; the message says why.
+    """
+    found = {user: own_texts(store, examples, user, task) for user in users_of(examples)}
+    texts = {user: mine for user, mine in found.items() if len(mine) >= _LEAST}
+    if len(texts) < 2:
+        raise BadInputError(f"fewer than two users have {_LEAST} texts")
+    return Manner(texts, StyleSpace.fit(texts), Authorship.fit(texts))
+
+
+def users_of(examples: Sequence[Request]) -> list[str]:
+    """Whose documents style and authorship are learnt from."""
+    return list(dict.fromkeys(user for one in examples for user in one.users))[:_USERS]
+
+
+def own_texts(store: Store, examples: Sequence[Request], user: str, task: Task | None) -> list[str]:
+    """What the user wrote before the first of the user's examples, newest last; nothing held out and
+    nothing without a word.
+
+    With a task: what shows its output, so that titles are compared with titles.
+    """
+    mine = [one for one in examples if user in one.users]
+    dates = [one.before for one in mine if one.before is not None]
+    hidden = {name for one in mine for name in one.exclude}
+    documents = store.user(user).documents(min(dates) if dates else None, hidden)
+    if task is None:
+        texts = [document.text for document in documents]
+    else:
+        texts = [pair[1] for document in documents if (pair := task.example(document)) is not None]
+    return [text for text in texts if words(text)][-_DOCUMENTS:]
 
 
 @dataclass
@@ -75,7 +126,7 @@ class Scorer:
     examples: Sequence[Request]
     cast: Cast
     remarks: list[str] = field(default_factory=list)
-    _manners: dict[str, _Manner | None] = field(default_factory=dict)
+    _manners: dict[str, Manner | None] = field(default_factory=dict)
 
     def texts(
         self, task: Task, drafts: Sequence[tuple[Request, str]], metrics: Sequence[Sequence[str]]
@@ -100,7 +151,8 @@ class Scorer:
 
     def groups(self) -> dict[str, str]:
         """Whether each user writes "like most" or "unlike most", by the users' own documents."""
-        texts = {user: found for user in self._users() if (found := self._outputs(user, None))}
+        found = {user: own_texts(self.store, self.examples, user, None) for user in users_of(self.examples)}
+        texts = {user: mine for user, mine in found.items() if mine}
         if len(texts) < _GROUPED:
             return {}
         try:
@@ -123,7 +175,7 @@ class Scorer:
             return
         places, users = [], []
         for place, (request, _) in enumerate(drafts):
-            author = next((user for user in self.cast.authors(request) if user in manner.texts), None)
+            author = manner.author(self.cast.authors(request))
             if author is not None:
                 places.append(place)
                 users.append(author)
@@ -137,44 +189,16 @@ class Scorer:
             for place, value in zip(places, found, strict=True):
                 scores[place]["authorship"] = value
 
-    def _learn(self, task: Task) -> _Manner | None:
-        texts = {user: found for user in self._users() if len(found := self._outputs(user, task)) >= _LEAST}
-        if len(texts) < 2:
-            self._remark(
-                f"{task.name}: style and authorship are left out, as fewer than two users have {_LEAST} texts"
-            )
-            return None
+    def _learn(self, task: Task) -> Manner | None:
         try:
-            style, classifier = StyleSpace.fit(texts), Authorship.fit(texts)
+            manner = learn_manner(self.store, self.examples, task)
         except BadInputError as error:
             self._remark(f"{task.name}: style and authorship are left out: {error}")
             return None
-        if classifier.check is not None:
-            self._remark(
-                f"{task.name}: the authorship classifier knows {len(texts)} users; on real texts held out "
-                f"from it, it scores {classifier.check:.3f} (0.5 is chance)"
-            )
-        return _Manner(texts, style, classifier)
+        if trust := manner.trust(task):
+            self._remark(trust)
+        return manner
 
     def _remark(self, text: str) -> None:
         if text not in self.remarks:
             self.remarks.append(text)
-
-    def _users(self) -> list[str]:
-        return list(dict.fromkeys(user for one in self.examples for user in one.users))[:_USERS]
-
-    def _outputs(self, user: str, task: Task | None) -> list[str]:
-        """What the user wrote before the first of the user's examples, newest last; nothing held out and
-        nothing without a word.
-
-        With a task: what shows its output, so that titles are compared with titles.
-        """
-        mine = [one for one in self.examples if user in one.users]
-        dates = [one.before for one in mine if one.before is not None]
-        hidden = {name for one in mine for name in one.exclude}
-        documents = self.store.user(user).documents(min(dates) if dates else None, hidden)
-        if task is None:
-            texts = [document.text for document in documents]
-        else:
-            texts = [pair[1] for document in documents if (pair := task.example(document)) is not None]
-        return [text for text in texts if words(text)][-_DOCUMENTS:]

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from penname.errors import BadInputError
-from penname.methods.stepback.facts import sentences, words
+from penname.tasks.facts import sentences, words
 
 if TYPE_CHECKING:
     import numpy as np

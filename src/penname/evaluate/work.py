@@ -14,7 +14,7 @@ from penname.evaluate.judges import Case, Duel, anchored, pairwise
 from penname.evaluate.metrics import bits_per_byte
 from penname.evaluate.results import Arm, Row
 from penname.evaluate.scoring import JUDGED, UNWRITTEN, Scorer
-from penname.lm.base import LanguageModel, Sampling
+from penname.lm.base import LanguageModel, Sampling, Score
 from penname.methods.pen import Pen, written
 from penname.records import Draft, Request
 from penname.tasks import PromptTexts, Task, continuation
@@ -76,6 +76,7 @@ class Work:
             item.row = replace(
                 item.row,
                 text=draft.text,
+                reasoning=draft.reasoning,
                 answer=item.task.parse(draft.text, item.example.options),
                 finish=draft.finish,
                 prompt_tokens=draft.prompt_tokens,
@@ -83,19 +84,33 @@ class Work:
             )
 
     def score(self, items: Sequence[Item]) -> None:
-        """How likely the real texts are; one model writes all the items."""
+        """How likely the real texts are; one model writes all the items.
+
+        Where it reasons first, after what it reasoned: log p([z; y]) − log p(z), both after the prompt.
+        """
         if not items:
             return
-        model = items[0].pen.model
         golds = [item.example.gold or "" for item in items]
         with self.clock.time("score"):
-            likely = model.score(
-                [item.draft.prompt for item in items],
-                [continuation(gold, model.shape) for gold in golds],
-                [item.pen.prefix for item in items],
-            )
+            likely = self._likely(items, golds)
+            if items[0].pen.format is not None:
+                reasoned = self._likely(items, [""] * len(items))
+                likely = [_beyond(both, first) for both, first in zip(likely, reasoned, strict=True)]
         for item, bits in zip(items, bits_per_byte(likely, golds), strict=True):
             item.row = replace(item.row, scores={**item.row.scores, "bits_per_byte": bits})
+
+    def _likely(self, items: Sequence[Item], texts: Sequence[str]) -> list[Score]:
+        """log p of the texts after the items' prompts, each with what was reasoned before it."""
+        model = items[0].pen.model
+        said = [
+            text if item.pen.format is None else item.pen.format.join(item.row.reasoning, text)
+            for item, text in zip(items, texts, strict=True)
+        ]
+        return model.score(
+            [item.draft.prompt for item in items],
+            [continuation(text, model.shape) for text in said],
+            [item.pen.prefix for item in items],
+        )
 
     def measure(self, items: Sequence[Item]) -> None:
         """The scores of drafts that a row lacks."""
@@ -147,6 +162,11 @@ class Work:
         return found
 
 
+def _beyond(both: Score, first: Score) -> Score:
+    """What the rest of a text scores, from the scores of all of it and of its beginning."""
+    return Score(both.total - first.total, both.tokens - first.tokens, both.per_token[first.tokens :])
+
+
 def _add(items: Sequence[Item], scores: Sequence[dict[str, float]]) -> None:
     """Put scores into the items' rows; those that are there stay."""
     for item, found in zip(items, scores, strict=True):
@@ -159,5 +179,6 @@ def lacking(item: Item) -> tuple[str, ...]:
 
 
 def draftless(item: Item) -> bool:
-    """Whether one of the item's metrics needs a draft, and there is none yet."""
-    return item.row.finish == "unwritten" and bool(set(item.metrics) - set(UNWRITTEN))
+    """Whether one of the item's metrics needs a draft, or what is reasoned before, and there is none yet."""
+    needs = bool(set(item.metrics) - set(UNWRITTEN)) or item.pen.format is not None
+    return needs and item.row.finish == "unwritten"

@@ -19,14 +19,23 @@ Shape = Literal["completion", "chat"]
 
 
 @dataclass(frozen=True)
+class Thinking:
+    """What stands in a text before its answer: anything up to a bridge, which is put there if it is late."""
+
+    bridge: str  # ends what is thought; the answer follows
+    budget: int  # tokens before the answer at most, the bridge's own among them
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How to draw a text."""
 
-    max_tokens: int = 256  # tokens generated at most
+    max_tokens: int = 256  # tokens generated at most; of the answer alone, where there is `thinking`
     temperature: float = 0.7  # 0: greedy
     top_p: float = 0.95  # nucleus; 1: off
     stop: tuple[str, ...] = ()  # the text ends before the first of these
     seed: int = 0  # same seed, prompts and backend: same texts
+    thinking: Thinking | None = None  # before the answer; only a model that transformers runs takes it
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from penname.lm.config import ModelConfig
 from penname.lm.files import sha256
 from penname.lm.openvino import OpenVINOWriter, read_codec
 from penname.lm.prefixes import refuse
-from penname.lm.sampling import context_of
+from penname.lm.sampling import context_of, refuse_thinking
 from penname.lm.scores import choose_by, read_pairs, score_of
 from penname.lm.text import Codec
 from penname.records import Prompt
@@ -73,15 +73,17 @@ class GGUFModel:
         sampling: Sampling = Sampling(),
         prefixes: Sequence[Prefix | None] | None = None,
     ) -> list[list[Generation]]:
-        """As `LanguageModel.generate`, without soft prompts: OpenVINO takes none."""
+        """As `LanguageModel.generate`, without soft prompts and thinking: OpenVINO takes none."""
         refuse(prefixes, self.name)
+        refuse_thinking(sampling, self.name)
         return self._writer.generate(prompts, n, sampling)
 
     def stream(
         self, prompt: Prompt, sampling: Sampling = Sampling(), prefix: Prefix | None = None
     ) -> Iterator[str]:
-        """As `LanguageModel.stream`, without soft prompts."""
+        """As `LanguageModel.stream`, without soft prompts and thinking."""
         refuse([prefix], self.name)
+        refuse_thinking(sampling, self.name)
         return self._writer.stream(prompt, sampling)
 
     def score(

@@ -22,21 +22,22 @@ from penname.errors import ModelError
 from penname.lm.base import Generation, Prefix, Sampling, Score, Shape, sample_seed
 from penname.lm.batches import Group, Limits, by_length, shared, together
 from penname.lm.config import ModelConfig
+from penname.lm.decoding import Decoding, NotPlainError, prepare
 from penname.lm.files import fingerprint
 from penname.lm.folders import check_adapter, check_model, end_tokens, read_json
 from penname.lm.libraries import quiet
 from penname.lm.prefixes import FIRST, SoftPrompts
-from penname.lm.sampling import check, check_fits, context_of, draw
+from penname.lm.rollout import Reading, Repeated, Row, batches, take, write
+from penname.lm.sampling import check, check_fits, context_of, most_tokens
 from penname.lm.scores import TokenPair, choose_by, read_pairs, score_of
-from penname.lm.stops import until_stop
-from penname.lm.text import Codec, Writing
+from penname.lm.text import Codec, Writing, streamed
 from penname.records import Prompt
 
-# Larger ones gain nothing; 256 MB in float32.
-_CPU = Limits(rows=64, tokens=32_768, logits=64_000_000, kept=32_768)
+# A step of 128 texts takes little longer than one of 32: the weights are read once for all. 256 MB of logits.
+_CPU = Limits(rows=128, tokens=32_768, logits=64_000_000, kept=32_768)
 # Scoring on a CPU, 4,000 tokens keep it as busy as 10,000, whose buffers the system hands out anew for every
 # layer, and that took more than half of the time.
-_CPU_SCORES = replace(_CPU, tokens=4_096)
+_CPU_SCORES = replace(_CPU, rows=64, tokens=4_096)
 # Keeps a GPU busy, in some 10 GB.
 _GPU = Limits(rows=256, tokens=262_144, logits=1_000_000_000, kept=262_144)
 
@@ -100,15 +101,14 @@ class TransformersLM:
         read = self._read(prompts, soft, sampling)
         texts = [
             [
-                _Row(Writing(self._codec, ids, sampling), sample_seed(sampling.seed, prompt, number))
+                Row(Writing(self._codec, ids, sampling), sample_seed(sampling.seed, prompt, number))
                 for number in range(n)
             ]
             for prompt, ids in zip(prompts, read, strict=True)
         ]
-        rows = sorted((row for rows in texts for row in rows), key=lambda row: len(row.writing.prompt))
-        sizes = [(len(row.writing.prompt) + sampling.max_tokens, self._vocabulary) for row in rows]
-        for batch in by_length(sizes, self._limits):
-            for _ in self._write(rows[batch], sampling, soft):
+        rows = [row for rows in texts for row in rows]
+        for batch in batches(rows, sampling, self._vocabulary, self._limits, repeated=not self._plain):
+            for _ in self._write(batch, sampling, soft):
                 pass
         return [[row.writing.generation() for row in rows] for rows in texts]
 
@@ -119,8 +119,8 @@ class TransformersLM:
         check(sampling)
         soft = self._soft([prefix], 1)
         writing = Writing(self._codec, self._read([prompt], soft, sampling)[0], sampling)
-        row = _Row(writing, sample_seed(sampling.seed, prompt, 0))
-        return until_stop(self._pieces(row, sampling, soft), sampling.stop)
+        row = Row(writing, sample_seed(sampling.seed, prompt, 0))
+        return streamed(writing, self._write([row], sampling, soft), sampling.stop)
 
     def score(
         self,
@@ -167,35 +167,24 @@ class TransformersLM:
             before + self._codec.prompt(prompt) for before, prompt in zip(soft.ids, prompts, strict=True)
         ]
         for ids in encoded:
-            check_fits(len(ids), sampling.max_tokens, self.context)
+            check_fits(len(ids), most_tokens(sampling), self.context)
         return encoded
 
-    def _pieces(self, row: _Row, sampling: Sampling, soft: SoftPrompts) -> Iterator[str]:
-        shown = 0
-        for _ in self._write([row], sampling, soft):
-            if piece := row.writing.text[shown:]:
-                shown = len(row.writing.text)
-                yield piece
-
     @torch.inference_mode()
-    def _write(self, rows: list[_Row], sampling: Sampling, soft: SoftPrompts) -> Iterator[None]:
+    def _write(self, rows: Sequence[Row], sampling: Sampling, soft: SoftPrompts) -> Iterator[None]:
         """Write a batch of texts to their ends, a token each a step; ended texts leave the batch."""
         prompts = list(dict.fromkeys(tuple(row.writing.prompt) for row in rows))  # samples share one reading
         ids, mask = self._pad(prompts)
         logits, cache = self._forward(ids, mask, keep=1, soft=soft)
-        origin = [prompts.index(tuple(row.writing.prompt)) for row in rows]
-        logits, mask = _take(origin, cache, logits, mask)
-        while True:
-            tokens = _draw(rows, logits[:, -1], sampling)
-            yield
-            unfinished = [i for i, row in enumerate(rows) if row.writing.finish is None]
-            if not unfinished:
-                return
-            if len(unfinished) < len(rows):
-                rows = [rows[i] for i in unfinished]
-                tokens, mask = _take(unfinished, cache, tokens, mask)
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            logits, cache = self._forward(tokens[:, None], mask, cache, keep=1)
+        place = {prompt: at for at, prompt in enumerate(prompts)}
+        origin = [place[tuple(row.writing.prompt)] for row in rows]
+        first = logits[:, -1][origin]
+        reading: Reading
+        if self._plain:
+            reading = Decoding(_inner(self._model[0]), cache, mask, origin, most_tokens(sampling))
+        else:
+            reading = Repeated(self._forward, cache, mask, origin)
+        yield from write(rows, first, reading, sampling)
 
     def _scored(self, pairs: Sequence[TokenPair], soft: SoftPrompts) -> Iterator[tuple[int, list[float]]]:
         """The place of each pair, in any order, and the log-probability of each token of its completion."""
@@ -238,7 +227,7 @@ class TransformersLM:
         firsts = [origin.index(at) for at in range(len(groups))]
         ids, mask = self._pad([pairs[i][0][: group.prefix] for i, group in zip(firsts, groups, strict=True)])
         _, cache = self._forward(ids, mask, keep=1, soft=soft)
-        _, mask = _take(origin, cache, ids, mask)
+        mask = take(origin, cache, mask)
         # Padded on the right, no rest has a gap before it: sliding windows count places, not tokens.
         skipped = [groups[at].prefix for at in origin]
         rests = [(p + c[:-1])[skip:] for skip, (p, c) in zip(skipped, pairs, strict=True)]
@@ -305,6 +294,41 @@ class TransformersLM:
         return plain and kept.get_seq_length() == 1
 
     @cached_property
+    def _plain(self) -> bool:
+        """Whether `Decoding` writes with this model what its plain reading writes; looked at once.
+
+        Where it does not, `Repeated` is what writes: a property of the model, known before the first text.
+        """
+        from transformers.cache_utils import DynamicLayer
+
+        inner = _inner(self._model[0])
+        if not self._can_share:
+            return False
+        # Ids across the vocabulary: the first ones are control tokens, of extreme states in many models.
+        ids = [inner.get_input_embeddings().num_embeddings * place // 10 for place in range(10)]
+        prompts, texts, origin = [ids[:3], ids[3:5]], [ids[5:7], ids[6:8], ids[7:9]], [0, 1, 1]
+        with torch.inference_mode():
+            padded, mask = self._pad(prompts)
+            _, cache = self._forward(padded, mask, keep=1)
+            if not all(type(layer) is DynamicLayer for layer in cache.layers):
+                return False
+            whole = [prompts[at] + text for at, text in zip(origin, texts, strict=True)]
+            wanted = self._forward(*self._pad(whole), keep=1)[0][:, -1].float()
+            if not prepare(inner):
+                return False
+            try:
+                reading = Decoding(inner, cache, mask, origin, 2)
+                reading.read(padded.new_tensor([text[0] for text in texts]))
+                found = reading.read(padded.new_tensor([text[1] for text in texts])).float()
+            except NotPlainError:
+                found = torch.full_like(wanted, torch.nan)
+        tolerance = 1e-3 if inner.dtype == torch.float32 else 0.1
+        alike = torch.allclose(found, wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max()))
+        if not alike:
+            inner.set_attn_implementation("sdpa")
+        return alike
+
+    @cached_property
     def _device(self) -> str:
         return self.config.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -345,23 +369,6 @@ class TransformersLM:
         return model.eval(), takes
 
 
-class _Row:
-    """One text of a batch, with a source of chance of its own."""
-
-    def __init__(self, writing: Writing, seed: int) -> None:
-        self.writing = writing
-        self.chance = np.random.default_rng(seed)
-
-
-def _draw(rows: Sequence[_Row], logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """The next token of each row, (rows,), given to its text."""
-    uniform = torch.tensor([row.chance.random() for row in rows], dtype=torch.float64)
-    tokens = draw(logits, sampling, uniform)
-    for row, token in zip(rows, tokens.tolist(), strict=True):
-        row.writing.push(token)
-    return tokens
-
-
 def _embedded(embed: Any, ids: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
     """What the model reads for (n, tokens) ids: its own embeddings, and those of soft prompts as they are."""
     soft = ids >= FIRST
@@ -377,13 +384,9 @@ def _of_tokens(ahead: torch.Tensor, tokens: list[int]) -> list[float]:
     return (chosen - ahead.logsumexp(dim=-1)).tolist()
 
 
-def _take(
-    rows: list[int], cache: Any, first: torch.Tensor, second: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The given rows of the cache, in place, and of two tensors; rows may repeat."""
-    index = torch.tensor(rows, device=first.device)
-    cache.batch_select_indices(index)
-    return first[index], second[index]
+def _inner(model: Any) -> Any:
+    """The causal model, out of what peft may have put around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextmanager

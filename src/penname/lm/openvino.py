@@ -27,8 +27,7 @@ from penname.lm.base import Generation, Sampling, sample_seed
 from penname.lm.config import DType
 from penname.lm.libraries import quiet
 from penname.lm.sampling import check, check_fits
-from penname.lm.stops import until_stop
-from penname.lm.text import Codec, Writing
+from penname.lm.text import Codec, Writing, streamed
 from penname.records import Prompt
 
 STREAMS = 64  # texts written together at most; more gain nothing on a CPU
@@ -103,7 +102,7 @@ class OpenVINOWriter:
         check(sampling)
         writing = Writing(self._codec, self._read([prompt], sampling)[0], sampling)
         job = _Job(writing, sample_seed(sampling.seed, prompt, 0), len(writing.prompt) + sampling.max_tokens)
-        return until_stop(self._pieces(job, sampling), sampling.stop)
+        return streamed(writing, self._run([job], sampling), sampling.stop)
 
     def score(self, texts: Sequence[tuple[list[int], list[int]]]) -> list[list[float] | None]:
         """The log-probability of each token of each completion after its prompt, as (prompt, completion) ids.
@@ -152,13 +151,6 @@ class OpenVINOWriter:
             return None
         return [float(each) for each in told[-len(completion) :]]
 
-    def _pieces(self, job: _Job, sampling: Sampling) -> Iterator[str]:
-        shown = 0
-        for _ in self._run([job], sampling):
-            if piece := job.writing.text[shown:]:
-                shown = len(job.writing.text)
-                yield piece
-
     def _read(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[int]]:
         encoded = [self._codec.prompt(prompt) for prompt in prompts]
         for ids in encoded:
@@ -172,8 +164,8 @@ class OpenVINOWriter:
         try:
             while waiting or running:
                 while waiting and self._fits(waiting[0], running):
+                    self._start(waiting[0], sampling)
                     running.append(waiting.popleft())
-                    self._start(running[-1], sampling)
                 self._step()
                 for job in running:
                     self._collect(job)

@@ -26,6 +26,7 @@ from penname.lm import refusals, wire
 from penname.lm.base import Generation, Prefix, Sampling, Score, Shape, check_options, sample_seed, shares
 from penname.lm.config import ModelConfig
 from penname.lm.prefixes import refuse
+from penname.lm.sampling import refuse_thinking
 from penname.lm.stops import stop_at, until_stop
 from penname.records import Prompt
 
@@ -122,9 +123,10 @@ class RemoteLM:
         The n samples are asked for in one request, and those that the server leaves out one by one, each with
         a seed of its own. Samples that came in one answer share its seed (the server makes them differ), and
         its token count is shared out by length. Greedy samples are asked for once: they are all the same.
-        No server takes soft prompts.
+        No server takes soft prompts, or forces a bridge.
         """
         refuse(prefixes, self.name)
+        refuse_thinking(sampling, self.name)
         if n < 1:
             raise BadInputError(f"n: {n} is too small; at least 1")
         wanted = 1 if sampling.temperature == 0 else n
@@ -144,6 +146,7 @@ class RemoteLM:
             StreamCutError: the stream broke, or ended without saying why; `.text` is what had arrived.
         """
         refuse([prefix], self.name)
+        refuse_thinking(sampling, self.name)
         body = self._body(prompt, sampling, 0) | {"stream": True}
         with closing(self._pieces(body)) as pieces:
             yield from until_stop(pieces, sampling.stop)

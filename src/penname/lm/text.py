@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from penname.errors import BadInputError
-from penname.lm.base import Generation, Sampling
-from penname.lm.stops import stop_at
+from penname.lm.base import Generation, Sampling, Thinking
+from penname.lm.stops import stop_at, until_stop
 from penname.records import Message, Prompt, check_text
 
 # Names that end tokens go by. Small models end a text with one that their configuration does not name.
@@ -76,6 +77,22 @@ class Codec:
         """Token ids of what follows a prompt: nothing is put before it."""
         return self._encode(text, begin=False, plain=True)
 
+    def bridge(self, thinking: Thinking) -> list[int]:
+        """Token ids of the bridge between thought and answer.
+
+        Raises:
+            BadInputError: there is none, or the budget does not hold it.
+        """
+        ids = self.completion(thinking.bridge)
+        if not ids:
+            raise BadInputError("thinking: an empty bridge cannot be told from any other place in a text")
+        if len(ids) > thinking.budget:
+            raise BadInputError(
+                f"thinking: a budget of {thinking.budget:,} tokens does not hold the bridge, which alone "
+                f"takes {len(ids):,}: raise the budget or shorten the bridge"
+            )
+        return ids
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, control tokens left out."""
         text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -119,7 +136,12 @@ class Codec:
 class Writing:
     """One text while it is written: tokens go in, and it says when to end and why.
 
-    `text` grows by whole characters only. `finish` is None until the text has ended.
+    `text` grows by whole characters only. `finish` is None until the text has ended. With thinking, the text
+    is a thought that ends with the bridge, and the answer behind the bridge's first occurrence; where the
+    bridge is late, its tokens are taken in place of those that are pushed.
+
+    Raises:
+        BadInputError: as `Codec.bridge`.
     """
 
     def __init__(self, codec: Codec, prompt: Sequence[int], sampling: Sampling) -> None:
@@ -127,37 +149,103 @@ class Writing:
         self._sampling = sampling
         self.prompt = prompt
         self.ids: list[int] = []
-        self.text = ""
         self.finish: Literal["stop", "length"] | None = None
+        self.answer: int | None = 0
+        """Where in `text` the answer begins; None until its bridge has come."""
+        self._before = 0  # tokens before the answer, once it has begun
+        self._bridge: list[int] = []
+        self._forced = 0  # tokens of the bridge that were taken in place of pushed ones
+        if sampling.thinking is not None:
+            self.answer = None
+            self._bridge = codec.bridge(sampling.thinking)
+        self._text = ""
         self._window = 0  # tokens are decoded from here: some change with the one before them
-        self._read = 0  # tokens that `text` already holds
+        self._read = 0  # tokens that `_text` already holds
 
-    def push(self, token: int) -> None:
-        """Take the next token."""
+    @property
+    def text(self) -> str:
+        """What is written so far."""
+        # Decoded when it is asked for: where nothing in the text can end it, that is once.
+        self._take(last=self.finish is not None)
+        return self._text
+
+    def push(self, token: int) -> int:
+        """Take the next token; returns the one that stands in the text, for the model to read on from."""
+        if self.answer is None:
+            return self._think(token)
         if token in self._codec.ends:
             self.finish = "stop"
-            self._take(last=True)
-            return
+            return token
         self.ids.append(token)
-        full = len(self.ids) >= self._sampling.max_tokens
-        self._take(last=full)
-        if stop_at(self.text, self._sampling.stop) < len(self.text):
-            self.finish = "stop"
-        elif full:
+        if len(self.ids) - self._before >= self._sampling.max_tokens:
             self.finish = "length"
+        self._stop()
+        return token
 
     def generation(self) -> Generation:
-        """The text up to its first stop string, with its counts."""
-        text = self.text[: stop_at(self.text, self._sampling.stop)]
+        """The text up to the first stop string in its answer, with its counts."""
+        text = self.text[: self._end()]
         return Generation(text, len(self.prompt), len(self.ids), self.finish or "length")
 
+    def _think(self, token: int) -> int:
+        """As `push`, before the answer. An end token there would leave the text without an answer."""
+        thinking = self._sampling.thinking
+        assert thinking is not None
+        late = len(self.ids) >= thinking.budget - len(self._bridge)
+        if self._forced or late or token in self._codec.ends:
+            token = self._bridge[self._forced]
+            self._forced += 1
+        self.ids.append(token)
+        at = self.text.find(thinking.bridge)
+        if at >= 0:
+            self.answer = at + len(thinking.bridge)
+        elif self._forced == len(self._bridge):  # a tokenizer that writes it otherwise
+            self.answer = len(self.text)
+        if self.answer is not None:
+            self._before = len(self.ids)
+            self._stop()  # the bridge's last token may reach into the answer
+        return token
+
+    def _stop(self) -> None:
+        if self._sampling.stop and self._end() < len(self.text):
+            self.finish = "stop"
+
+    def _end(self) -> int:
+        """Where the first stop string of the answer begins."""
+        start = len(self.text) if self.answer is None else self.answer
+        return start + stop_at(self.text[start:], self._sampling.stop)
+
     def _take(self, *, last: bool) -> None:
-        """Move what the new tokens say into `text`; at the end, bytes of half a character are dropped."""
+        """Move what the new tokens say into `_text`; at the end, bytes of half a character are dropped."""
+        if self._read == len(self.ids):
+            return
         held = self._codec.decode(self.ids[self._window : self._read])
         text = self._codec.decode(self.ids[self._window :])
         if last:
             text = text.rstrip(_UNFINISHED)
         elif text.endswith(_UNFINISHED):
             return
-        self.text += text[len(held) :]
+        self._text += text[len(held) :]
         self._window, self._read = self._read, len(self.ids)
+
+
+def streamed(writing: Writing, steps: Iterator[None], stops: Sequence[str]) -> Iterator[str]:
+    """The pieces of a text as each step adds to it; joined they are what `Writing.generation` gives.
+
+    Stop strings count in the answer alone.
+    """
+    shown = 0
+    while writing.answer is None:
+        next(steps)  # no text ends before its answer
+        thought = writing.text[shown : writing.answer]
+        if thought:
+            shown += len(thought)
+            yield thought
+    yield from until_stop(_answered(writing, steps, shown), stops)
+
+
+def _answered(writing: Writing, steps: Iterator[None], shown: int) -> Iterator[str]:
+    for _ in chain((None,), steps):  # what is there already first
+        if piece := writing.text[shown:]:
+            shown += len(piece)
+            yield piece

@@ -12,6 +12,7 @@ from penname.tasks import task as find_task
 
 if TYPE_CHECKING:
     from penname.methods.prlhf.rerank import Reward
+    from penname.methods.restpg.format import Format
 
 _THINKS, _THOUGHT = "<think>", "</think>"
 
@@ -25,6 +26,7 @@ class Pen:
     reward: Reward | None = None  # chooses among the candidates
     candidates: int = 1
     users: tuple[str, ...] = ()  # whose reward it is
+    format: Format | None = None  # how reasoning and answer are told apart, where it reasons first
 
     @property
     def trained(self) -> list[object]:
@@ -45,7 +47,7 @@ def written(drafts: Sequence[Draft], pens: Sequence[Pen], sampling: Sampling) ->
         prompts = [drafts[i].prompt for i in places]
         answers = pen.model.generate(prompts, pen.candidates, sampling, prefixes)
         for i, some in zip(places, answers, strict=True):
-            options[i] = [finished(drafts[i], answer) for answer in some]
+            options[i] = [finished(drafts[i], answer, pen.format) for answer in some]
     return [some[place] for some, place in zip(options, _chosen(options, pens), strict=True)]
 
 
@@ -75,10 +77,12 @@ def _grouped(keys: Sequence[Hashable]) -> list[tuple[Hashable, list[int]]]:
     return list(places.items())
 
 
-def finished(draft: Draft, answer: Generation) -> Draft:
-    """`draft` with what the model wrote."""
+def finished(draft: Draft, answer: Generation, form: Format | None = None) -> Draft:
+    """`draft` with what the model wrote; what it reasoned first is no part of the text."""
+    reasoning, text = ("", answer.text) if form is None else form.split(answer.text)
     update = {
-        "text": "".join(cleaned([answer.text], find_task(draft.request.task).one_line)),
+        "text": "".join(cleaned([text], find_task(draft.request.task).one_line)),
+        "reasoning": reasoning,
         "finish": answer.finish,
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.tokens,

@@ -1,4 +1,8 @@
-"""The names of ways to write: stages joined by `+`, some with a name of their own behind a colon."""
+"""The names of ways to write: stages joined by `+`, some with a name of their own behind a colon.
+
+`rest-pg` writes as its run learnt to: where no stage beside it says what of a history is shown, those of its
+training are added.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,12 @@ STAGES = {
     "none": "the request alone",
     "retrieval": "with the documents of the history that matter most now, as examples",
     "step-back": "with the profile distilled from the history",
+    "rest-pg": "by a model trained to reason and then write; a colon names the run's folder",
     "p-dpo": "by a model trained on preferences, with the user's soft prompt; a colon names the run's folder",
     "p-rm": "the best of several drafts by the user's trained reward; a colon names the run's folder",
 }
 READ_HISTORY = ("retrieval", "step-back")  # the stages that need documents
-TRAINED = ("p-dpo", "p-rm")  # the stages that need a result of training
+TRAINED = ("rest-pg", "p-dpo", "p-rm")  # the stages that need a result of training
 
 
 def stages(method: str) -> dict[str, str]:
@@ -27,6 +32,7 @@ def stages(method: str) -> dict[str, str]:
         UnknownRetrieverError: `retrieval:` names no retriever.
         BadInputError: a stage stands twice, `none` beside another, a colon after a stage that takes none, or
             nothing behind a colon.
+        TrainedError: `rest-pg` stands without a stage that reads histories, and its run is not there.
     """
     parts = [part.partition(":") for part in method.split("+")]
     for stage, colon, named in parts:
@@ -35,7 +41,7 @@ def stages(method: str) -> dict[str, str]:
         if colon and stage not in ("retrieval", *TRAINED):
             raise BadInputError(
                 f"method {method!r}: {stage!r} takes no name after a colon; "
-                "'retrieval', 'p-dpo' and 'p-rm' do"
+                "'retrieval', 'rest-pg', 'p-dpo' and 'p-rm' do"
             )
         if colon and stage == "retrieval" and named not in RETRIEVERS:
             raise UnknownRetrieverError(named, RETRIEVERS)
@@ -45,7 +51,17 @@ def stages(method: str) -> dict[str, str]:
     if len(found) != len(parts) or ("none" in found and len(parts) > 1):
         raise BadInputError(f"method {method!r}: each stage once, and 'none' alone")
     found.pop("none", None)
+    if "rest-pg" in found and found.keys().isdisjoint(READ_HISTORY):
+        return {**_learnt_with(run_folder("rest-pg", found["rest-pg"])), **found}
     return found
+
+
+def _learnt_with(folder: Path) -> dict[str, str]:
+    """The stages that read histories in the training of a run of `rest-pg`."""
+    from penname.train.folder import open_trained
+
+    context = open_trained(folder).settings.get("context") or {}
+    return stages(str(context.get("stages") or "none"))
 
 
 def reads_history(method: str) -> bool:

@@ -182,6 +182,24 @@ def build_prompt(
     return BuiltPrompt(put(blocks[::-1]), tuple(kept), tuple(ranked), tuple(dropped))
 
 
+def quoted_material(
+    task: Task, request: Request, profiles: Sequence[Profile], hits: Sequence[Hit], texts: PromptTexts
+) -> list[str]:
+    """Profiles, then documents, each in tags of its own, quoted as data for a chat model.
+
+    A document is shortened as an example is; one that does not show the task done is left out.
+    """
+    block = _Blocks(task, request, texts, "chat")
+    shown = [hit for hit in hits if task.example(hit.document)]
+    return [
+        *(_described(request, profile) for profile in profiles),
+        *(
+            block.item(hit, shorten(item_text(task, hit.document))) if task.item else block.example(hit)
+            for hit in shown
+        ),
+    ]
+
+
 def _no_examples(task: Task, number: int) -> list[str]:
     """The documents that do not show the task done, in words."""
     if not number:
@@ -269,6 +287,10 @@ def _author(request: Request, user: str) -> str:
     return f' author="{request.users.index(user) + 1}"'
 
 
+def _described(request: Request, profile: Profile) -> str:
+    return f"<profile{_author(request, profile.user)}>\n{quote_tags(profile.text)}\n</profile>"
+
+
 def _asked(request: Request) -> str:
     """The request's input, with its options where the answer is one of them."""
     options = (f"{label} {option}" for label, option in labelled(request.options))
@@ -305,10 +327,7 @@ def _completion(
 def _chat(
     task: Task, request: Request, texts: PromptTexts, profiles: Sequence[Profile], documents: Sequence[str]
 ) -> Prompt:
-    described = [
-        f"<profile{_author(request, profile.user)}>\n{quote_tags(profile.text)}\n</profile>"
-        for profile in profiles
-    ]
+    described = [_described(request, profile) for profile in profiles]
     asked = fill(
         texts.chat["write"],
         material="".join(f"{block}\n\n" for block in (*described, *documents)),

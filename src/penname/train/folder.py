@@ -66,6 +66,30 @@ def open_trained(path: Path | str, *methods: str) -> Trained:
     return found
 
 
+def rewards_behind(path: Path | str) -> set[str]:
+    """Fingerprints of the models that gave a reward to the weights at `path`, or to the base they lie over.
+
+    `path` is a result's folder, its model/, or any model, which then got none that is known.
+
+    Raises:
+        TrainedError: a card is there and cannot be read.
+    """
+    folder = Path(path).expanduser()
+    card = (folder.parent if folder.name == "model" else folder) / CARD
+    if not card.is_file():
+        return set()
+    try:
+        read = json.loads(card.read_text(encoding="utf-8"))
+        rewards, base = read.get("rewards", []), str(read.get("model", ""))
+        if not isinstance(rewards, list) or not all(isinstance(one, str) for one in rewards):
+            raise ValueError("'rewards' is no list of fingerprints")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise TrainedError(
+            f"{card} cannot be read ({error}): whether a judge gave a reward is unknown"
+        ) from None
+    return set(rewards) | (rewards_behind(base) if base and Path(base) != folder else set())
+
+
 _FIELDS = ("method", "model", "model_fingerprint", "settings", "data", "version")
 
 

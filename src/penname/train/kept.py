@@ -1,39 +1,44 @@
 """Numbers that cost a model's pass, kept on disk under the hash of what they were computed from.
 
-The frozen reference of a training says the same of a text at every step: it is asked once. The file holds
-hashes and numbers, no text.
+The frozen reference of a training says the same of a text at every step, and so does a reward: each is asked
+once. The file holds hashes and numbers, no text.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 from penname.errors import TrainedError
 
 Asked = tuple[tuple[int, ...], tuple[int, ...]]
 """A prompt's token ids and an answer's."""
 
+T = TypeVar("T", bound=Hashable)
+"""What is asked about: tuples of numbers and texts, all that the number hangs on beside the model."""
+
 
 class Kept:
-    """Log-probabilities of answers after their prompts, under one model.
+    """Numbers of one model, such as log-probabilities of answers after their prompts.
 
     Args:
-        file: where they are kept; made if it is not there.
+        file: where they are kept; made if it is not there. None: nothing is kept from one asking to the next.
         model: what else decides the numbers: the weights' fingerprint and the type they are computed in.
     """
 
-    def __init__(self, file: Path, model: str) -> None:
+    def __init__(self, file: Path | None, model: str) -> None:
         self._file = file
         self._model = model
 
     def ask(
         self,
-        asked: Sequence[Asked],
-        compute: Callable[[Sequence[Asked]], Iterator[Mapping[int, float]]],
+        asked: Sequence[T],
+        compute: Callable[[Sequence[T]], Iterator[Mapping[int, float]]],
     ) -> list[float]:
         """The number of each, computed where it is not there yet.
 
@@ -42,22 +47,24 @@ class Kept:
                 at once, so that a kill loses the portion in flight alone.
 
         Raises:
-            TrainedError: the file is damaged.
+            TrainedError: the file is damaged, or cannot be written.
         """
         try:
-            with closing(sqlite3.connect(self._file)) as database:
+            with closing(sqlite3.connect(self._file or ":memory:")) as database:
                 database.execute(
                     "CREATE TABLE IF NOT EXISTS kept (key BLOB PRIMARY KEY, number REAL NOT NULL)"
                 )
                 return self._ask(database, asked, compute)
+        except sqlite3.OperationalError as error:  # another process holds it, the disk is full …
+            raise TrainedError(f"{self._file} cannot be read or written now: {error}") from None
         except sqlite3.DatabaseError as error:
             raise TrainedError(f"{self._file}: {error}: remove it, and it is made again") from None
 
     def _ask(
         self,
         database: sqlite3.Connection,
-        asked: Sequence[Asked],
-        compute: Callable[[Sequence[Asked]], Iterator[Mapping[int, float]]],
+        asked: Sequence[T],
+        compute: Callable[[Sequence[T]], Iterator[Mapping[int, float]]],
     ) -> list[float]:
         keys = [self._key(one) for one in asked]
         found: dict[bytes, float] = {}
@@ -73,6 +80,5 @@ class Kept:
             found |= new
         return [found[key] for key in keys]
 
-    def _key(self, asked: Asked) -> bytes:
-        prompt, answer = (",".join(map(str, ids)) for ids in asked)
-        return hashlib.sha256(f"{self._model}|{prompt}|{answer}".encode()).digest()
+    def _key(self, asked: Hashable) -> bytes:
+        return hashlib.sha256(json.dumps([self._model, asked]).encode()).digest()

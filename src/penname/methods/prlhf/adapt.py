@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 
 from penname.errors import BadInputError, TrainedError, UnknownUserError
+from penname.methods.erase import forget
 from penname.methods.prlhf.answers import Answers, Question
 from penname.methods.prlhf.config import FEATURED
 from penname.methods.prlhf.data import Prepared, fit, prepare, read_user
-from penname.methods.prlhf.erase import forget
 from penname.methods.prlhf.jobs import Example, with_reference
 from penname.methods.prlhf.reward import head_of, load_run, reference
 from penname.methods.prlhf.soft import SoftTable

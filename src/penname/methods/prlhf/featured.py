@@ -31,7 +31,6 @@ from penname.methods.prlhf.comparisons import Pairs
 from penname.methods.prlhf.config import HEAD
 from penname.methods.prlhf.data import Prepared, split
 from penname.methods.prlhf.data_prompts import as_prompt
-from penname.methods.prlhf.index import create_index
 from penname.methods.prlhf.lowrank import LowRankConfig, LowRankReward, fit
 from penname.methods.prlhf.method import checked_base
 from penname.methods.prlhf.table import UserTable
@@ -40,6 +39,7 @@ from penname.records import Prompt
 from penname.tasks import PromptTexts
 from penname.train.checkpoint import load_tensors, save_tensors
 from penname.train.folder import CARD, Trained, check_free, finish, workshop
+from penname.train.index import create_index
 from penname.train.loop import Progress
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from penname.errors import BadInputError, TrainedError
-from penname.methods.prlhf.index import INDEX, Index, create_index, hashed
 from penname.methods.prlhf.tensors import TABLE, Array, RowFile, checked, plan, roomy, writing
+from penname.train.index import INDEX, Index, create_index, hashed
 
 __all__ = ["INDEX", "TABLE", "Learnt", "UserTable"]
 

@@ -20,7 +20,6 @@ from penname.methods.prlhf.answers import Answers, Question
 from penname.methods.prlhf.card import model_card
 from penname.methods.prlhf.config import HEAD, PDPOConfig
 from penname.methods.prlhf.data import Prepared, fit, split
-from penname.methods.prlhf.index import create_index
 from penname.methods.prlhf.jobs import (
     Example,
     Judge,
@@ -34,6 +33,7 @@ from penname.methods.prlhf.texts import TextReader
 from penname.methods.prlhf.users import GENERIC, SoftUsers
 from penname.train.checkpoint import save_tensors
 from penname.train.folder import Trained, check_free, finish, workshop
+from penname.train.index import create_index
 from penname.train.kept import Asked, Kept
 from penname.train.loop import Progress, steps_of, train
 from penname.train.model import Trainable, load_trainable, save_weights

@@ -6,11 +6,11 @@ Its `model/` is a whole model, with what was learnt laid into the weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class SFTConfig:
     portion: int = 4096  # tokens read at once: bounds memory
     held_out: float = 0.1  # share of the prompts held out for evaluation while training
     optimizer: OptimizerSettings = OptimizerSettings(lr=2e-4)
-    loop: LoopSettings = field(default_factory=LoopSettings)
+    loop: LoopSettings = field(default_factory=LoopSettings)  # a batch counts prompts, with all their answers
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ def train_sft(
     *,
     model: str | None = None,
     config: SFTConfig = SFTConfig(),
+    method: str = METHOD,
+    about: Mapping[str, Any] = {},
     progress: Progress = lambda *_: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> Trained:
@@ -65,6 +67,7 @@ def train_sft(
     Args:
         out: the result's folder; must not be there yet.
         model: the base, as `penname.lm.load_model` takes it.
+        method, about: what the result's card says it is, and what else its settings are (JSON values).
         progress: called with steps done, steps in all, and the newest figures.
         note: told what a person should know.
 
@@ -84,9 +87,9 @@ def train_sft(
     if not kept:
         raise BadInputError("there is no text to learn from")
     asked = {
-        "method": METHOD,
+        "method": method,
         "model_fingerprint": trainable.fingerprint,
-        "settings": asdict(config),
+        "settings": {**asdict(config), **about},
         "data": {
             "fingerprint": digest([(one.prompt, one.answer, one.weight) for one in targets]),
             "texts": len(kept),
@@ -95,11 +98,17 @@ def train_sft(
         },
     }
     with workshop(out, asked) as folder:
-        steps = steps_of(len(kept), config.loop)
-        optimizer = Optimizer(trainable.parameters, {}, config.optimizer, steps)
         job = SupervisedJob(trainable.reader, kept, held, portion=config.portion)
+        steps = steps_of(job.size, config.loop)
+        optimizer = Optimizer(trainable.parameters, {}, config.optimizer, steps)
         found = train(job, optimizer, config.loop, folder, progress=progress)
-        card = {**asked, "model": trainable.spec, "held_out": found, "version": version("penname")}
+        card = {
+            **asked,
+            "model": trainable.spec,
+            "held_out": found,
+            "rewards": [],
+            "version": version("penname"),
+        }
         return finish(folder, out, card, lambda result: save_merged(trainable, optimizer, result))
 
 

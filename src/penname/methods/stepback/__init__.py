@@ -1,9 +1,8 @@
 """Step-Back Profiling (arXiv 2406.14275): distil a history into a concise profile. Training-free."""
 
 from penname.methods.stepback.config import StepBackConfig
-from penname.methods.stepback.facts import measure
 from penname.methods.stepback.method import History, edit_profile, make_profile, profile_histories
-from penname.methods.stepback.parse import Gist, parse_gist, parse_keywords
+from penname.methods.stepback.parse import Gist, parse_gist
 
 __all__ = [
     "Gist",
@@ -11,8 +10,6 @@ __all__ = [
     "StepBackConfig",
     "edit_profile",
     "make_profile",
-    "measure",
     "parse_gist",
-    "parse_keywords",
     "profile_histories",
 ]

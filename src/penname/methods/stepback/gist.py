@@ -19,11 +19,12 @@ from typing import Literal
 
 from penname.lm.base import LanguageModel
 from penname.methods.stepback.config import StepBackConfig
-from penname.methods.stepback.facts import words
-from penname.methods.stepback.parse import Gist, parse_gist, parse_keywords
+from penname.methods.stepback.parse import Gist, parse_gist
 from penname.records import Document, Message, Prompt, digest
 from penname.tasks import PromptTexts, quote_tags
-from penname.tasks.prompts import fill, quote_labels, shorten
+from penname.tasks.facts import words
+from penname.tasks.keywords import keywords_prompt, parse_keywords
+from penname.tasks.prompts import fill
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,8 @@ class Gister:
         return Part(prompt, digest([self.fingerprint, shown]))
 
     def _keywords_prompt(self, document: Document) -> Prompt:
-        shown = shorten(f"{document.title}. {document.text}", self.config.keyword_text)
-        line = quote_labels(" ".join(shown.split()), ("Text", "Keywords"))
-        return fill(self.texts.completion["keywords"], document=line)
+        shown = f"{document.title}. {document.text}"
+        return keywords_prompt(self.texts, shown, self.config.keyword_text)
 
     def _chunk_prompt(self, chunk: Sequence[str]) -> Prompt:
         documents = "\n\n".join(chunk)

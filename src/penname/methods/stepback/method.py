@@ -13,19 +13,13 @@ from datetime import UTC, datetime
 from penname.errors import BadInputError, EmptyHistoryError
 from penname.lm.base import LanguageModel, Sampling
 from penname.methods.stepback.config import StepBackConfig
-from penname.methods.stepback.facts import (
-    describe_length,
-    describe_manner,
-    favoured_words,
-    habits,
-    measure,
-    own_words,
-)
+from penname.methods.stepback.facts import own_words
 from penname.methods.stepback.gist import Gister, Part
 from penname.methods.stepback.parse import Gist
 from penname.records import Document, Profile, digest
 from penname.store import Store, UserStore
 from penname.tasks import PromptTexts
+from penname.tasks.facts import describe_length, describe_manner, favoured_words, habits, measure
 
 WINDOW = 32  # histories whose questions are asked together: bounds memory, and what a kill can lose
 

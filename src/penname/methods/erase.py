@@ -1,4 +1,5 @@
-"""Erasing a user from what was trained: the row in every table goes; shared weights can only be named."""
+"""Erasing a user from what was trained: rows of tables go, and texts that a training kept; shared weights can
+only be named."""
 
 from __future__ import annotations
 
@@ -7,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penname.errors import PennameError, TrainedError
-from penname.methods.prlhf.index import saw
 from penname.methods.prlhf.table import TABLE, UserTable
 from penname.store import Store
+from penname.train import seen
 from penname.train.folder import workshop_of
+from penname.train.index import saw
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Forgotten:
     rows: tuple[Path, ...] = ()  # the table had a row of the user: zeroed, and out of the index
     weights: tuple[Path, ...] = ()  # the shared weights were trained on the user's data, and stay as they are
     gone: tuple[Path, ...] = ()  # noted in the store, and not there (any more, or on another machine)
+    lines: int = 0  # of what trainings saw, with texts of the user: taken out
 
 
 def forget(store: Store, user: str, folders: Sequence[Path] = ()) -> Forgotten:
@@ -45,6 +48,7 @@ def forget(store: Store, user: str, folders: Sequence[Path] = ()) -> Forgotten:
     weights: list[Path] = []
     gone: list[Path] = []
     failed: list[str] = []
+    lines = 0
     for folder in dict.fromkeys([*(one.path for one in store.trained()), *named]):
         try:
             if not folder.is_dir():
@@ -58,6 +62,7 @@ def forget(store: Store, user: str, folders: Sequence[Path] = ()) -> Forgotten:
                 weights.append(folder)
             if _erase_row(folder, user):
                 rows.append(folder)
+            lines += seen.erase_user(folder, user)
         except (PennameError, OSError) as error:
             failed.append(f"{folder} ({error})")
     if failed:
@@ -65,7 +70,7 @@ def forget(store: Store, user: str, folders: Sequence[Path] = ()) -> Forgotten:
             f"{user!r} could not be erased from {'; '.join(failed)}. Mend or delete what is named, then "
             "erase again; until then the store keeps the user, while all other runs are clean"
         )
-    return Forgotten(tuple(rows), tuple(weights), tuple(gone))
+    return Forgotten(tuple(rows), tuple(weights), tuple(gone), lines)
 
 
 def knows(folder: Path, user: str) -> bool:

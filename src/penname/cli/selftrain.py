@@ -1,0 +1,376 @@
+"""`penname train sft`, `sft-reasoning`, `rest-em` and `rest-pg`: to write as the users of a store wrote."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from penname.cli.options import Db, Json, Model, Prompts, open_store
+from penname.cli.output import clean, note, plural, progress
+from penname.cli.train import (
+    DType,
+    MaxTokens,
+    Out,
+    Portion,
+    Rank,
+    Rate,
+    Seed,
+    Weights,
+    done,
+    place,
+    without_erased,
+)
+from penname.errors import BadInputError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from penname.evaluate.rewards import SumReward
+    from penname.lm import LanguageModel
+    from penname.methods.restpg.config import Method, RestPGConfig
+    from penname.methods.restpg.examples import Material
+    from penname.methods.restpg.reasoning import Reasoner
+    from penname.records import Request
+    from penname.store import Store
+    from penname.tasks import PromptTexts, Task
+    from penname.writer import Writer
+
+METHODS: tuple[Method, ...] = ("sft", "sft-reasoning", "rest-em", "rest-pg")
+
+_ABOUT = {
+    "sft": "Fine-tune a model on what its users wrote.",
+    "sft-reasoning": "Fine-tune a model to reason about the writer, and then write.",
+    "rest-em": "Train a model on texts, then on its own best outputs.\n\n    ReST-EM (arXiv 2312.06585).",
+    "rest-pg": "Train a model to reason and write, then on its best outputs.\n\n    "
+    "REST-PG (arXiv 2501.04167).",
+}
+_EXAMPLE = "penname train {} --db mine.db --task email --out runs/mine"
+
+TaskName = Annotated[
+    str, typer.Option("--task", "-t", metavar="TASK", help="What is to be written: see `penname tasks`.")
+]
+Context = Annotated[
+    str,
+    typer.Option(
+        "--context",
+        metavar="STAGES",
+        help="What prompts show of a user: none, retrieval[:NAME], step-back, or two joined by +.",
+    ),
+]
+K = Annotated[int, typer.Option("--k", min=1, metavar="N", help="Documents of each author in a prompt.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, metavar="N", help="Texts to learn from, drawn by --seed.")
+]
+Before = Annotated[
+    str | None, typer.Option("--before", metavar="DATE", help="Learn only from what was written before.")
+]
+ReasonerModel = Annotated[
+    str | None,
+    typer.Option(
+        "--reasoner", metavar="MODEL", help="Makes the reasoning to begin with. Default: the base itself."
+    ),
+]
+Budget = Annotated[
+    int, typer.Option("--budget", metavar="N", help="Tokens of reasoning, then the text is begun.")
+]
+Iterations = Annotated[int, typer.Option("--iterations", min=1, metavar="T", help="E and M steps.")]
+Samples = Annotated[int, typer.Option("--samples", min=2, metavar="M", help="Outputs of each input.")]
+Temperature = Annotated[float, typer.Option("--temperature", metavar="T", help="Of these outputs.")]
+Threshold = Annotated[
+    float | None,
+    typer.Option("--threshold", metavar="R", help="Least reward that is learnt from, from 0 to 1."),
+]
+Quantile = Annotated[
+    float | None,
+    typer.Option(
+        "--quantile",
+        metavar="Q",
+        help="Instead: least that is learnt from, of an input's own. Default: 0.75.",
+    ),
+]
+RewardSpec = Annotated[
+    str,
+    typer.Option(
+        "--reward",
+        metavar="REWARD",
+        help="rouge1, rougeL, chrf, similarity, pmi, style, authorship, judge, p-rm:DIR, or a weighted sum, "
+        "such as similarity+0.5*chrf.",
+    ),
+]
+JudgeModel = Annotated[
+    str | None, typer.Option("--judge", metavar="MODEL", help="Of the reward `judge`: a capable model.")
+]
+Start = Annotated[
+    Literal["base", "previous"],
+    typer.Option("--start", help="What each M step starts from; previous: only to compare."),
+]
+AnswerTokens = Annotated[
+    int | None,
+    typer.Option("--answer-tokens", metavar="N", help="Of an output's text. Default: the task's limit."),
+]
+Epochs = Annotated[float, typer.Option("--epochs", metavar="N", help="Times that each text is seen.")]
+Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Texts of a step.")]
+Warmup = Annotated[
+    int, typer.Option("--warmup", metavar="N", help="Steps of rising rate, a tenth of all at most.")
+]
+HeldOut = Annotated[
+    float, typer.Option("--held-out", metavar="SHARE", help="Of the inputs, to evaluate on while training.")
+]
+Every = Annotated[
+    int, typer.Option("--every", metavar="N", help="Steps between evaluations, and between checkpoints.")
+]
+Patience = Annotated[
+    int,
+    typer.Option("--patience", metavar="N", help="Evaluations without a lower loss that end it; 0: none."),
+]
+
+_REASONED = ("reasoner", "budget")  # options of what reasons
+_ITERATED = ("iterations", "samples", "temperature", "threshold", "quantile", "reward", "judge", "start")
+
+
+def _options(
+    *,
+    task: TaskName,
+    db: Db = None,
+    model: Model = None,
+    out: Out = None,
+    shown: Context = "retrieval",
+    k: K = 3,
+    before: Before = None,
+    limit: Limit = None,
+    reasoner: ReasonerModel = None,
+    budget: Budget = 128,
+    iterations: Iterations = 3,
+    samples: Samples = 32,
+    temperature: Temperature = 0.7,
+    threshold: Threshold = None,
+    quantile: Quantile = None,
+    reward: RewardSpec = "similarity",
+    judge: JudgeModel = None,
+    start: Start = "base",
+    answer_tokens: AnswerTokens = None,
+    weights: Weights = "lora",
+    rank: Rank = 8,
+    dtype: DType = None,
+    epochs: Epochs = 1.0,
+    batch: Batch = 16,
+    portion: Portion = 4096,
+    lr: Rate = 2e-4,
+    warmup: Warmup = 150,
+    held_out: HeldOut = 0.1,
+    every: Every = 25,
+    patience: Patience = 0,
+    max_tokens: MaxTokens = 2048,
+    seed: Seed = 0,
+    prompts: Prompts = None,
+    json: Json = False,
+) -> dict[str, Any]:
+    """The options of all four commands, and what holds where a command does not have one."""
+    return locals()
+
+
+def command(method: Method) -> Callable[..., None]:
+    """The command that trains by one method, with the options that mean something for it."""
+
+    def run(**given: Any) -> None:
+        asked = _options(**given)
+        if asked["threshold"] is not None and asked["quantile"] is not None:
+            raise BadInputError("give --threshold or --quantile, not both: each says what is learnt from")
+        if asked["judge"] and "judge" not in asked["reward"]:
+            raise BadInputError("--judge without the reward `judge`: name it in --reward, or leave it out")
+        _train(method, asked)
+
+    unused = {
+        *(() if method in ("sft-reasoning", "rest-pg") else _REASONED),
+        *(() if method in ("rest-em", "rest-pg") else _ITERATED),
+    }
+    signature = inspect.signature(_options, eval_str=True)
+    used = [one for name, one in signature.parameters.items() if name not in unused]
+    vars(run)["__signature__"] = signature.replace(parameters=used, return_annotation=None)
+    run.__annotations__ = {one.name: one.annotation for one in used}
+    run.__doc__ = f"""{_ABOUT[method]}
+
+    Texts are those of the store: imported requests of the task with their real texts, else every document
+    that shows the task done, to be written from what its authors wrote before it. The same command again goes
+    on where it was stopped.
+
+    Example: {_EXAMPLE.format(method)}
+    """
+    return run
+
+
+def _config(method: Method, task: Task, asked: Mapping[str, Any]) -> RestPGConfig:
+    """The settings that a command's options ask for."""
+    from penname.methods.restpg.config import RestPGConfig
+    from penname.methods.restpg.format import Format
+    from penname.methods.restpg.sft import SFTConfig
+    from penname.train.loop import LoopSettings
+    from penname.train.model import LoraSettings
+    from penname.train.optimizer import OptimizerSettings
+
+    rank, every = asked["rank"], asked["every"]
+    sft = SFTConfig(
+        **{name: asked[name] for name in ("weights", "dtype", "max_tokens", "portion", "held_out")},
+        lora=LoraSettings(rank, 2 * rank),
+        optimizer=OptimizerSettings(lr=asked["lr"], warmup=asked["warmup"]),
+        loop=LoopSettings(asked["epochs"], asked["batch"], every, every, asked["patience"], asked["seed"]),
+    )
+    return RestPGConfig(
+        reasoning=Format(budget=asked["budget"]) if method in ("sft-reasoning", "rest-pg") else None,
+        iterations=asked["iterations"] if method in ("rest-em", "rest-pg") else 0,
+        **{name: asked[name] for name in ("samples", "temperature", "threshold", "start", "seed")},
+        quantile=0.75 if asked["quantile"] is None else asked["quantile"],
+        answer_tokens=asked["answer_tokens"] or task.max_tokens,
+        sft=sft,
+    )
+
+
+def _train(method: Method, asked: Mapping[str, Any]) -> None:
+    from penname.lm import load_model
+    from penname.methods.restpg.train import train_rest_pg
+    from penname.tasks import PromptTexts
+    from penname.tasks import task as find_task
+    from penname.train.folder import check_free
+    from penname.writer import Writer
+
+    task = find_task(asked["task"])
+    folder = place(method, asked["out"])
+    check_free(folder)
+    config = _config(method, task, asked)
+    texts = PromptTexts.load(asked["prompts"])
+    with open_store(asked["db"]) as store:
+        base = load_model(asked["model"])
+        room = config.answer_tokens + (config.reasoning.budget if config.reasoning else 0)
+        writer = Writer(store, base, asked["shown"], k=asked["k"], texts=texts, max_tokens=room, note=note)
+        requests = _requests(store, task, asked)
+        users = dict.fromkeys(user for one in requests for user in one.users)
+        note(f"{plural(len(requests), 'text')} of {plural(len(users), 'user')}")
+        reward = _reward(store, requests, base, texts, folder, asked) if config.iterations else None
+        reasoner = _reasoner(base, texts, asked) if config.reasoning else None
+        store.add_trained(folder, method)
+        with progress("reading the histories", total=0, left=True) as shown:
+            materials = _materials(writer, requests)
+
+            def tell(stage: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+                loss = f" loss {figures['loss']:.3f}" if "loss" in figures else ""
+                shown.update(
+                    shown.task_ids[0], completed=done, total=total, description=clean(f"{stage}{loss}")
+                )
+
+            try:
+                trained = train_rest_pg(
+                    materials,
+                    folder,
+                    task=task,
+                    config=config,
+                    model=asked["model"],
+                    reasoner=reasoner,
+                    reward=reward,
+                    context={"stages": asked["shown"], "k": asked["k"]},
+                    progress=tell,
+                    note=note,
+                )
+            except KeyboardInterrupt:
+                note(f"stopped: what is done is kept beside {folder}; the same command goes on with it")
+                raise
+        without_erased(store, users)
+    done(trained, json=asked["json"])
+
+
+def _requests(store: Store, task: Task, asked: Mapping[str, Any]) -> list[Request]:
+    """What is learnt from, with what was left out told on stderr.
+
+    Raises:
+        BadInputError: there is nothing.
+    """
+    from penname.methods.restpg.requests import requests_to_learn
+
+    found, left_out = requests_to_learn(
+        store, task, least=asked["k"] if _reads(asked["shown"]) else 0, before=_moment(asked["before"])
+    )
+    for why, number in left_out.items():
+        note(f"{number:,} {why}")
+    if asked["limit"] and asked["limit"] < len(found):
+        drawn = set(random.Random(asked["seed"]).sample(range(len(found)), asked["limit"]))  # noqa: S311
+        found = [one for place, one in enumerate(found) if place in drawn]
+    if not found:
+        raise BadInputError(
+            f"the store holds no text to learn the task {task.name!r} from: import documents, or requests "
+            "with their real texts, or choose another --task or a smaller --k"
+        )
+    return found
+
+
+def _reads(shown: str) -> bool:
+    """Whether prompts show anything of a history.
+
+    Raises:
+        BadInputError: `shown` names a stage that is trained itself.
+    """
+    from penname.methods.stages import TRAINED, reads_history, stages
+
+    if trained := stages(shown).keys() & set(TRAINED):
+        raise BadInputError(
+            f"--context {shown}: {sorted(trained)[0]} is trained itself; name what prompts show"
+        )
+    return reads_history(shown)
+
+
+def _moment(before: str | None) -> datetime | None:
+    from penname.records import Request
+
+    # A request's own date is read and checked like this one.
+    return None if before is None else Request(input="-", users=("-",), before=before).before  # type: ignore[arg-type]
+
+
+def _materials(writer: Writer, requests: list[Request]) -> list[Material]:
+    """The requests as the model will read them."""
+    from penname.methods.restpg.examples import Example, Material
+
+    return [
+        Material(Example(draft.request, draft.prompt), draft.documents, draft.profiles)
+        for draft in writer.prompts(requests)
+    ]
+
+
+def _reasoner(base: LanguageModel, texts: PromptTexts, asked: Mapping[str, Any]) -> Reasoner:
+    from penname.lm import load_model
+    from penname.methods.restpg.reasoning import Reasoner, ReasoningConfig
+
+    model = load_model(asked["reasoner"]) if asked["reasoner"] else base
+    # Room for the cue and the bridge too, which are some 30 tokens.
+    config = ReasoningConfig(max_tokens=max(16, asked["budget"] - 40))
+    return Reasoner(model, texts, config, asked["seed"])
+
+
+def _reward(
+    store: Store,
+    requests: list[Request],
+    base: LanguageModel,
+    texts: PromptTexts,
+    folder: Path,
+    asked: Mapping[str, Any],
+) -> SumReward:
+    from penname.evaluate.rewards import parse_reward, reward_of
+    from penname.lm import load_embedder, load_model
+    from penname.train.folder import workshop_of
+
+    parts = {term.part for term in parse_reward(asked["reward"])}
+    workshop = workshop_of(folder)
+    workshop.mkdir(parents=True, exist_ok=True)
+    return reward_of(
+        asked["reward"],
+        store=store,
+        requests=requests,
+        model=base if "pmi" in parts else None,
+        embedder=load_embedder() if "similarity" in parts else None,
+        judge=load_model(asked["judge"]) if asked["judge"] else None,
+        texts=texts,
+        kept=workshop / "rewards.sqlite",
+        note=note,
+    )

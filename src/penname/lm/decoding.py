@@ -1,0 +1,228 @@
+"""Writing many texts after few prompts: keys and values of a prompt are held once for all of its texts.
+
+Each text has room for its own tokens' keys and values from the start, so that a step copies nothing. What a
+new token sees, its prompt and its own text, are two attentions, joined by the sums of their exponentials. The
+queries of all texts of a prompt go through the prompt's keys together: one matrix product a head, where
+one text at a time would read the whole prompt again.
+
+The rest of a step is the model's own forward pass over one token a text. It works with any model of
+transformers whose layers all see the whole text through its attention interface and keep nothing else from
+token to token; `Decoding` is only made for models that `TransformersLM` has found to be so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from penname.lm.rollout import filled
+
+NAME = "penname_texts"
+_NOT_PLAIN = ("softcap", "s_aux", "sliding_window")  # what transformers asks of an attention besides
+
+
+class NotPlainError(Exception):
+    """A model's attention does what is not done here."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What one layer keeps; `heads` are those of keys, perhaps fewer than those of queries.
+
+    prompt_keys, prompt_values: (prompts, heads, longest prompt, width), padded on the left.
+    keys, values: (texts, heads, most tokens of a text, width).
+    """
+
+    prompt_keys: torch.Tensor
+    prompt_values: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+class Decoding:
+    """Texts that are being written after prompts that have been read.
+
+    Args:
+        model: the causal model, prepared by `prepare`.
+        cache: what transformers kept of the prompts, one row for each.
+        mask: (prompts, longest), 0 where a prompt is padded, on the left.
+        origin: for each text the prompt that it follows.
+        most: tokens of a text at most.
+    """
+
+    def __init__(self, model: Any, cache: Any, mask: torch.Tensor, origin: Sequence[int], most: int) -> None:
+        self._model = model
+        self._origin = list(origin)
+        self._written = 0  # tokens of each text whose keys and values are kept
+        self.layers = [_room(layer.keys, layer.values, len(origin), most) for layer in cache.layers]
+        device, dtype = self.layers[0].keys.device, self.layers[0].keys.dtype
+        self._lengths = mask.sum(dim=1)  # of the prompts: where the texts' own positions begin
+        self._bias = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(mask == 0, float("-inf"))
+        self._padded = bool((mask == 0).any())
+        self._arrange()
+
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits (texts, vocabulary) of what follows `tokens` (texts,), the next token of each text."""
+        output = self._model(
+            input_ids=tokens[:, None],
+            position_ids=(self._lengths[self._place] + self._written)[:, None],
+            attention_mask=self._seen,
+            use_cache=False,
+            decoding=self,
+        )
+        self._written += 1
+        logits: torch.Tensor = output.logits
+        return logits[:, -1]
+
+    def keep(self, order: Sequence[int]) -> None:
+        """Go on with these texts alone; one that stays where it is costs nothing.
+
+        Args:
+            order: the texts that stay, in their new order; each is moved to its place or one before it.
+        """
+        for layer in self.layers:
+            for to, text in enumerate(order):
+                if to != text:
+                    for kept in (layer.keys, layer.values):
+                        kept[to, :, : self._written] = kept[text, :, : self._written]
+        self._origin = [self._origin[text] for text in order]
+        self._leave()
+        self._arrange()
+
+    def mix(
+        self, layer: _Layer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """(texts, heads, width): what each text's new token takes from all that it sees.
+
+        `query` is (texts, heads, width); `key` and `value` are (texts, heads of keys, width).
+        """
+        texts, heads = key.shape[:2]
+        prompts = len(self._bias)
+        end = self._written + 1
+        layer.keys[:texts, :, end - 1] = key
+        layer.values[:texts, :, end - 1] = value
+        # Heads that share their keys are further queries.
+        query = query.reshape(texts, heads, -1, query.shape[-1])
+        own, own_sum = _attend(query, layer.keys[:texts, :, :end], layer.values[:texts, :, :end], None, scale)
+        # (prompts, texts of a prompt, …) to (prompts, heads, all queries, width), and back
+        asked = query if self._even else query[self._grid]
+        asked = asked.view(prompts, -1, *query.shape[1:]).transpose(1, 2)
+        bias = self._bias[:, None, None] if self._padded else None
+        found, sums = _attend(
+            asked.flatten(2, 3), layer.prompt_keys[:prompts], layer.prompt_values[:prompts], bias, scale
+        )
+        shape = asked.shape[:-1]
+        read = self._texts(found.reshape(*shape, -1).transpose(1, 2))
+        share = (self._texts(sums.reshape(shape).transpose(1, 2)) - own_sum).sigmoid()
+        return torch.lerp(own, read, share[..., None].to(own.dtype)).flatten(1, 2)
+
+    def _texts(self, grid: torch.Tensor) -> torch.Tensor:
+        """(texts, …) of what lies as (prompts, texts of a prompt, …)."""
+        return grid.flatten(0, 1) if self._even else grid[self._place, self._column]
+
+    def _leave(self) -> None:
+        """Prompts of which no text is left make room for the last ones."""
+        staying = sorted(set(self._origin))
+        if len(staying) == len(self._bias):
+            return
+        order = filled(staying)
+        for layer in self.layers:
+            for to, prompt in enumerate(order):
+                if to != prompt:
+                    for kept in (layer.prompt_keys, layer.prompt_values):
+                        kept[to] = kept[prompt]
+        self._bias, self._lengths = self._bias[order], self._lengths[order]
+        self._origin = [order.index(prompt) for prompt in self._origin]
+
+    def _arrange(self) -> None:
+        """Lay the texts out by their prompts: a row of the grid for each, as long as the longest needs."""
+        device = self._bias.device
+        texts: list[list[int]] = [[] for _ in range(len(self._bias))]
+        column = []
+        for text, prompt in enumerate(self._origin):
+            column.append(len(texts[prompt]))
+            texts[prompt].append(text)
+        widest = max(map(len, texts))
+        grid = [text for row in texts for text in row + [0] * (widest - len(row))]
+        self._even = grid == list(range(len(self._origin)))  # nothing has to be moved then
+        self._grid = torch.tensor(grid, device=device)
+        self._place = torch.tensor(self._origin, device=device)
+        self._column = torch.tensor(column, device=device)
+        # Made by us, or the model would make one of what it thinks that each token sees.
+        self._seen = torch.ones(len(self._origin), 1, 1, 1, dtype=torch.bool, device=device)
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    decoding: Decoding | None = None,
+    scaling: float | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """An attention function as transformers calls it; all but `Decoding.read` gets torch's own, as always.
+
+    Raises:
+        NotPlainError: in decoding, the model's attention does what is not done here.
+    """
+    if decoding is None:
+        own: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **others
+        )
+        return own
+    place: Any = module.layer_idx
+    if place >= len(decoding.layers) or any(others.get(name) is not None for name in _NOT_PLAIN):
+        raise NotPlainError
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    mixed = decoding.mix(decoding.layers[place], query[:, :, 0], key[:, :, 0], value[:, :, 0], scale)
+    return mixed[:, None], None
+
+
+def prepare(model: Any) -> bool:
+    """Make `model` one that `Decoding` can use, where it reads by torch's attention; all else stays as it is.
+
+    False where it reads by another attention, or has none that can be set.
+    """
+    if getattr(model.config, "_attn_implementation", None) != "sdpa" or not model._supports_attention_backend:
+        return False
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    model.set_attn_implementation(NAME)
+    return True
+
+
+def _room(keys: torch.Tensor, values: torch.Tensor, texts: int, most: int) -> _Layer:
+    shape = texts, keys.shape[1], most
+    return _Layer(
+        keys, values, keys.new_empty(*shape, keys.shape[-1]), values.new_empty(*shape, values.shape[-1])
+    )
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mixed values (n, heads, queries, width), and logs of sums of exponentials (n, heads, queries), float32.
+
+    `query` is (n, heads, queries, width), `key` and `value` (n, heads, keys, width), `bias` (n, 1, 1, keys).
+    """
+    if query.device.type == "cpu" and query.shape[-1] == value.shape[-1]:
+        # Fused: neither the scores nor their exponentials are written to memory.
+        mixed, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, False, attn_mask=bias, scale=scale
+        )
+        return mixed, sums
+    scores = torch.matmul(query * scale, key.transpose(-1, -2)).float()
+    if bias is not None:
+        scores += bias
+    sums = scores.logsumexp(dim=-1)
+    return torch.matmul(functional.softmax(scores, dim=-1).to(value.dtype), value), sums
