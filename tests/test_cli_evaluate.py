@@ -207,7 +207,7 @@ def test_rewards_that_cannot_be_read_are_told(cli: Cli, tmp_path: Path, content:
     args = ("evaluate", "sample", "--method", "none", "--limit", "1", "--model", str(own), "--judge", "judge")
     outcome = cli(*args)
     assert outcome.status == 1
-    assert "whether the judge gave a reward is unknown" in outcome.err
+    assert "whether a judge gave a reward is unknown" in outcome.err
 
 
 # --- bad input

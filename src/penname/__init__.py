@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from penname import evaluate
+    from penname.evaluate.rewards import reward_of
     from penname.lm import LanguageModel, Sampling, load_embedder, load_model
     from penname.methods.erase import forget
     from penname.methods.prlhf.adapt import adapt
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from penname.methods.prlhf.featured import train_featured
     from penname.methods.prlhf.reward import open_reward
     from penname.methods.prlhf.train import train_preferences
+    from penname.methods.restpg.config import RestPGConfig
+    from penname.methods.restpg.requests import requests_to_learn
+    from penname.methods.restpg.train import train_rest_pg
     from penname.methods.stepback import History, edit_profile, profile_histories
     from penname.records import Document, Draft, Preference, Profile, Request, User
     from penname.retrieve import retriever
@@ -43,6 +47,7 @@ _HOME = {
     "Preference": "penname.records",
     "Profile": "penname.records",
     "Request": "penname.records",
+    "RestPGConfig": "penname.methods.restpg.config",
     "Sampling": "penname.lm",
     "Store": "penname.store",
     "User": "penname.records",
@@ -57,9 +62,12 @@ _HOME = {
     "profile_histories": "penname.methods.stepback",
     "read": "penname.sources",
     "read_preferences": "penname.methods.prlhf.data",
+    "requests_to_learn": "penname.methods.restpg.requests",
     "retriever": "penname.retrieve",
+    "reward_of": "penname.evaluate.rewards",
     "train_featured": "penname.methods.prlhf.featured",
     "train_preferences": "penname.methods.prlhf.train",
+    "train_rest_pg": "penname.methods.restpg.train",
 }
 
 __all__ = [
@@ -71,6 +79,7 @@ __all__ = [
     "Preference",
     "Profile",
     "Request",
+    "RestPGConfig",
     "Sampling",
     "Store",
     "User",
@@ -87,9 +96,12 @@ __all__ = [
     "profile_histories",
     "read",
     "read_preferences",
+    "requests_to_learn",
     "retriever",
+    "reward_of",
     "train_featured",
     "train_preferences",
+    "train_rest_pg",
 ]
 
 

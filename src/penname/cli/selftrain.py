@@ -183,6 +183,7 @@ def command(method: Method) -> Callable[..., None]:
             raise BadInputError("give --threshold or --quantile, not both: each says what is learnt from")
         if asked["judge"] and "judge" not in asked["reward"]:
             raise BadInputError("--judge without the reward `judge`: name it in --reward, or leave it out")
+        _reads(asked["shown"])
         _train(method, asked)
 
     unused = {
@@ -291,7 +292,7 @@ def _requests(store: Store, task: Task, asked: Mapping[str, Any]) -> list[Reques
     from penname.methods.restpg.requests import requests_to_learn
 
     found, left_out = requests_to_learn(
-        store, task, least=asked["k"] if _reads(asked["shown"]) else 0, before=_moment(asked["before"])
+        store, task, least=1 if _reads(asked["shown"]) else 0, before=_moment(asked["before"])
     )
     for why, number in left_out.items():
         note(f"{number:,} {why}")
@@ -301,7 +302,7 @@ def _requests(store: Store, task: Task, asked: Mapping[str, Any]) -> list[Reques
     if not found:
         raise BadInputError(
             f"the store holds no text to learn the task {task.name!r} from: import documents, or requests "
-            "with their real texts, or choose another --task or a smaller --k"
+            "with their real texts, or choose another --task"
         )
     return found
 

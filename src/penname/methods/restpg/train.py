@@ -9,6 +9,7 @@ Each part is written down as soon as it is there: a kill loses the batch in flig
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -27,7 +28,7 @@ from penname.methods.restpg.sft import Written, train_sft
 from penname.records import digest
 from penname.tasks import Task, continuation
 from penname.train import seen
-from penname.train.folder import METRICS, Trained, check_free, finish, workshop
+from penname.train.folder import CARD, METRICS, Trained, check_free, finish, workshop
 from penname.train.index import create_index
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
@@ -309,10 +310,12 @@ class _Run:
         """The result: the last model, those before it, and what was seen on the way."""
         last = self.config.iterations
         lines = [_figures(folder, number) for number in range(1, last + 1)]
+        newest = json.loads((self._folder(folder, last) / CARD).read_text(encoding="utf-8"))
         card = {
             **self.asked,
             "model": self.spec or self.base.name,
             "iterations": lines,
+            "held_out": newest["held_out"],
             "rewards": list(self.reward.judges) if self.reward and last else [],
             "version": version("penname"),
         }
