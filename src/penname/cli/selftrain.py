@@ -237,9 +237,11 @@ def _train(method: Method, asked: Mapping[str, Any]) -> None:
     from penname.tasks import PromptTexts
     from penname.tasks import task as find_task
     from penname.train.folder import check_free
+    from penname.train.model import trainable_config
     from penname.writer import Writer
 
     task = find_task(asked["task"])
+    trainable_config(asked["model"])
     folder = place(method, asked["out"])
     check_free(folder)
     config = _config(method, task, asked)

@@ -94,9 +94,9 @@ class Codec:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, control tokens left out."""
+        """The text of token ids, control tokens left out, and NUL, which no database keeps."""
         text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text)
+        return str(text).replace("\x00", "")
 
     def save(self, folder: Path, *, template: bool = True) -> None:
         """Write the tokenizer where a model's weights lie; a model without a template takes no chat."""

@@ -89,7 +89,7 @@ def load_trainable(
         ModelNotFoundError, ModelError: it cannot be loaded, or cannot be trained here.
     """
     keep_memory()
-    config = _config(spec)
+    config = trainable_config(spec)
     model = load_model(config)
     folder = _weights_folder(config)
     quiet()
@@ -166,7 +166,13 @@ def fast_dtype(device: str) -> DType:
     return "bfloat16" if fast else "float32"
 
 
-def _config(spec: str | ModelConfig | None) -> ModelConfig:
+def trainable_config(spec: str | ModelConfig | None) -> ModelConfig:
+    """The configuration of a model that is to be trained; nothing is loaded.
+
+    Raises:
+        BadInputError: `spec` names a server, or an adapter.
+        ModelNotFoundError: it names a configuration that is not there.
+    """
     config = spec if isinstance(spec, ModelConfig) else parse(spec or EMBEDDED)
     if config.remote:
         raise BadInputError(f"{config.model} is a server: it cannot be trained from here; name a folder")

@@ -34,7 +34,7 @@ from penname.train.index import create_index
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with what is being done, how much of it is done and of how much, and the newest figures."""
 
-BATCH = 8  # inputs whose outputs are sampled together: what a kill can lose
+BATCH = 16  # inputs whose outputs are sampled together: what a kill can lose
 
 
 def train_rest_pg(
@@ -303,7 +303,7 @@ class _Run:
             raise BadInputError(
                 f"of {figures['samples']:,} outputs there is none to learn from. An input's best has the "
                 f"reward {figures['best_reward']:.3f} in the mean, and {figures['cut']:,} were cut at their "
-                f"limit; {nothing}"
+                f"limit (--answer-tokens); {nothing}"
             )
 
     def finish(self, folder: Path, out: Path) -> Trained:
