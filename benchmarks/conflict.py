@@ -268,29 +268,31 @@ def lengths(
 
 
 def newcomers(out: Path, run: Path, pool: Sequence[Texts], seed: int) -> None:
-    """Two new users of opposite tastes: five preferences each, fitted alone, and fifteen pairs to order."""
+    """New users of opposite tastes, in three draws: fitted to five preferences, fifteen pairs to order."""
     copied = out / "adapted"
     shutil.rmtree(copied, ignore_errors=True)
     shutil.copytree(run, copied)
-    titles = random.Random(seed + 1).sample(list(pool), 20)
-    console.print("\nNewcomers with 5 preferences: of 15 further pairs in the right order")
+    console.print(f"\nNewcomers to {run.name} with 5 preferences: of 15 further pairs in the right order")
     with Store(out / "newcomers.db") as store:
-        for taste in ("short", "long"):
-            opened = store.add_user(taste)
-            pairs = [
-                (one, *((one.short, one.long) if taste == "short" else (one.long, one.short)))
-                for one in titles
-            ]
-            for texts, chosen, rejected in pairs[:5]:
-                opened.prefer(
-                    Preference(
-                        user=taste, kind="choice", prompt=texts.title, chosen=chosen, rejected=rejected
+        for number in range(seed + 1, seed + 4):
+            titles = random.Random(number).sample(list(pool), 20)
+            for taste in ("short", "long"):
+                user = f"{taste}-{number}"
+                opened = store.add_user(user)
+                pairs = [
+                    (one, *((one.short, one.long) if taste == "short" else (one.long, one.short)))
+                    for one in titles
+                ]
+                for texts, chosen, rejected in pairs[:5]:
+                    opened.prefer(
+                        Preference(
+                            user=user, kind="choice", prompt=texts.title, chosen=chosen, rejected=rejected
+                        )
                     )
-                )
-            before = _right(copied, taste, pairs[5:])
-            found = adapt(copied, taste, store)
-            after = _right(copied, taste, pairs[5:])
-            console.print(f"{taste:8s} before {before}, after {after}; {found.seconds:.1f} s")
+                before = _right(copied, user, pairs[5:])
+                found = adapt(copied, user, store)
+                after = _right(copied, user, pairs[5:])
+                console.print(f"{user:8s} before {before}, after {after}; {found.seconds:.1f} s")
 
 
 def _right(run: Path, user: str, pairs: Sequence[tuple[Texts, str, str]]) -> int:
@@ -338,8 +340,8 @@ def main() -> None:
     kinds = ("pooled", "alone", "low-rank")
     methods += [f"p-rm:{rewards(given.out, kind, files['train'], given.seed)}" for kind in kinds]
     order(given.out / "pairs", files["held"], files["train"], methods, ["swap-vector"], model)
-    if "individual" in runs:
-        newcomers(given.out, runs["individual"], pools[given.split], given.seed)
+    if "individual two passes" in runs:
+        newcomers(given.out, runs["individual two passes"], pools[given.split], given.seed)
     written = [("as it is", "none"), *((name, f"p-dpo:{folder}") for name, folder in runs.items())]
     lengths(given.out, written, pools[given.split], given.titles, given.seed, model)
     if given.ablations:
