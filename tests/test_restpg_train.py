@@ -26,12 +26,13 @@ from penname.methods.restpg.train import train_rest_pg
 from penname.records import Document, Request
 from penname.store import Store
 from penname.tasks import task
-from penname.train.folder import Trained
+from penname.train.folder import Trained, open_trained
 from penname.train.loop import LoopSettings
 from penname.train.optimizer import OptimizerSettings
 from penname.writer import Writer
 from tiny import save_tiny_model
 from train_helpers import one_thread
+from trained_runs import ROWS, WIDTH, rows, save_run
 
 NOUNS = ("cat", "dog", "log", "mat")
 FORM = Format(cue="I:", bridge=" So:", budget=24)
@@ -237,11 +238,10 @@ def test_outputs_come_from_the_newest_weights(run: Path) -> None:
 
 
 def test_each_maximisation_starts_from_the_base(run: Path, tiny_model: Path, tmp_path: Path) -> None:
-    again = train(tmp_path / "previous", tiny_model, settings(start="previous")).path
-    assert (again / "iterations" / "1" / "model" / "model.safetensors").read_bytes() == (
-        run / "iterations" / "1" / "model" / "model.safetensors"
-    ).read_bytes() or True
-    assert weights(again) != weights(run)
+    again = train(tmp_path / "again", tiny_model, settings(start="previous")).path
+    first = load_model(str(again / "iterations" / "0" / "model")).fingerprint
+    assert open_trained(run / "iterations" / "1").model_fingerprint == load_model(str(tiny_model)).fingerprint
+    assert open_trained(again / "iterations" / "1").model_fingerprint == first
 
 
 @pytest.mark.parametrize("place", ["reasoning", "samples", "rewards", "model 2"])
@@ -255,12 +255,12 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_result(
         if stage.startswith(place) and done == (4 if place == "samples" else 2) and place != "rewards":
             raise KeyboardInterrupt
 
-    monkeypatched: dict[str, Any] = {"reward": reward, "reasoner": saying}
+    given: dict[str, Any] = {"reward": reward, "reasoner": saying}
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "ours", tiny_model, settings(), progress=stop, **monkeypatched)
+        train(tmp_path / "ours", tiny_model, settings(), progress=stop, **given)
     before = list(saying.asked)
     reward.fails = False
-    assert weights(train(tmp_path / "ours", tiny_model, settings(), **monkeypatched).path) == weights(run)
+    assert weights(train(tmp_path / "ours", tiny_model, settings(), **given).path) == weights(run)
     assert saying.asked == [*before, *NOUNS[len(before) :]]
 
 
@@ -345,6 +345,19 @@ def test_a_method_reads_what_its_run_learnt_with(tiny_model: Path, store: Store,
 def test_a_run_that_is_not_there_is_an_error(store: Store, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainedError, match="no result of training"):
         Writer(store, load_model(str(tiny_model)), f"rest-pg:{tmp_path / 'nowhere'}")
+
+
+def test_a_users_vector_is_laid_over_the_model_that_reasons(run: Path, store: Store, tmp_path: Path) -> None:
+    base = load_model(ModelConfig(str(run / "model"), shape="completion"))
+    ours = save_run(tmp_path / "ours", run / "model", "individual", {"ann": rows(1, ROWS, WIDTH)})
+    writer = Writer(store, base, f"rest-pg:{run}+p-dpo:{ours}", max_tokens=8)
+    pen = writer.pen(request := Request(task="write", input="the cat", users=("ann",)))
+    assert pen.prefix is not None
+    assert pen.format == FORM
+    assert FORM.bridge not in writer.write(request).text
+    other = save_run(tmp_path / "other", run / "iterations" / "0" / "model", "individual", {})
+    with pytest.raises(TrainedError, match="not over the model of"):
+        Writer(store, base, f"rest-pg:{run}+p-dpo:{other}")
 
 
 # Erasing

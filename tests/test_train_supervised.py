@@ -183,3 +183,14 @@ def test_rows_keep_the_gradients_direction_and_rest_without_one() -> None:
     # A constant gradient: each step is the rate along it, scaled to a root mean square of 1.
     assert torch.allclose(moved[1], -0.3 * slope / 2.5, atol=1e-5)
     assert torch.allclose(flat.detach(), torch.tensor([0.0, -3.0]), atol=1e-5), "plain Adam"
+
+
+def test_fifty_steps_give_the_losses_that_they_always_gave(tiny_model: Path, tmp_path: Path) -> None:
+    weights = [1.0, 0.5]  # as of the maximisation
+    some = [Written(one.prompt, one.answer, weights[i % 2]) for i, one in enumerate(written())]
+    trained = train_sft(some, tmp_path / "run", model=str(tiny_model), config=settings(50 / 3))
+    losses = curve(trained.path)
+    assert len(losses) == 50
+    assert [losses[step] for step in (0, 9, 24, 49)] == pytest.approx(
+        [5.931779, 4.643432, 2.659339, 2.295268], rel=1e-3
+    )
