@@ -13,6 +13,7 @@ Every part is kept in OUT, and a second call goes on where the first stopped.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 from collections.abc import Mapping, Sequence
@@ -117,15 +118,16 @@ def train(
 
 
 def arms(out: Path, given: argparse.Namespace, seed: int) -> dict[str, str]:
-    """The methods to compare, by a short name."""
+    """The methods to compare, by a short name: every iteration of every run."""
     found = {"as it is": given.context}
     for run in given.runs:
         folder = out / f"{run}-{seed}"
-        for number in range(given.iterations):
-            first = {"rest-em": "sft", "rest-pg": "sft-reasoning"}[run]
-            name = first if number == 0 else f"{run} {number}"
-            found[name] = f"rest-pg:{folder / 'iterations' / str(number)}"
-        found[f"{run} {given.iterations}"] = f"rest-pg:{folder}"
+        last = len(json.loads((folder / "penname.json").read_text(encoding="utf-8"))["iterations"])
+        first = {"rest-em": "sft", "rest-pg": "sft-reasoning"}[run]
+        for number in range(last + 1):
+            name = f"{run} {number}" if number else first
+            place = folder if number == last else folder / "iterations" / str(number)
+            found[name] = f"rest-pg:{place}"
     return found
 
 
@@ -142,11 +144,15 @@ def report(
             row.example: {**row.scores, "pmi": value} for row, value in zip(rows, judged, strict=True)
         }
     labels = {method: name for name, method in names.items()}
-    console.print("\nMeans; in brackets the difference to sft in per cent, 95 %, bootstrap over users")
-    base = scores[next(arm for arm in scores if labels.get(_method(arm)) == "sft" and "swap" not in arm)]
-    for arm, mine in scores.items():
-        name = labels[_method(arm)] + (" (another user's documents)" if "swap" in arm else "")
-        console.print(f"{name:28s} {'  '.join(_cell(mine, base, users, one) for one in (*METRICS, 'pmi'))}")
+    own = {labels[_method(arm)]: arm for arm in scores if "swap" not in arm}
+    last = max((name for name in own if name.startswith("rest-em")), default="sft")
+    for beside in dict.fromkeys(("sft", last)):
+        base = scores[own[beside]]
+        console.print(f"\nMeans, and differences to {beside} in per cent [95 %, bootstrap over users]")
+        for arm, mine in scores.items():
+            name = labels[_method(arm)] + (" (another user's documents)" if "swap" in arm else "")
+            cells = "  ".join(_cell(mine, base, users, one) for one in (*METRICS, "pmi"))
+            console.print(f"{name:28s} {cells}")
 
 
 def _cell(
