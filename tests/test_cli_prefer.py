@@ -230,6 +230,7 @@ def test_erase_as_json_names_the_folders(cli: Cli, tmp_path: Path) -> None:
         "rows": [str(personal)],
         "weights": [str(personal), str(pooled)],
         "gone": [],
+        "lines": 0,
     }
 
 
