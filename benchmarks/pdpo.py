@@ -62,6 +62,7 @@ from peers import (
     own_process,
     print_peak,
     profile,
+    step,
     still,
     tell,
     tell_medians,
@@ -123,13 +124,8 @@ class Ours:
         return (time.perf_counter() - started) / len(self.examples), losses
 
     def step(self, batch: Sequence[int]) -> float:
-        loss = 0.0
-        for portion in self._job.backward(batch):
-            self._optimizer.collect()
-            loss += portion["loss"]
-        self._optimizer.step(self._number)
         self._number += 1
-        return loss
+        return step(self._job, self._optimizer, batch, self._number - 1)
 
 
 class Peer:

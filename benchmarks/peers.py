@@ -24,7 +24,9 @@ import torch
 from penname.lm import gguf
 from penname.lm.config import EMBEDDED, parse
 from penname.lm.libraries import quiet
+from penname.train.loop import Job
 from penname.train.model import LoraSettings, Trainable, load_trainable
+from penname.train.optimizer import Optimizer
 
 LORA = LoraSettings()
 FOREVER = 10**9  # steps of the schedule: so the rate stays
@@ -158,6 +160,16 @@ def batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     """Runs of `size` items."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def step(job: Job, optimizer: Optimizer, batch: Sequence[int], number: int) -> float:
+    """Take one step as `train.loop` does; its loss."""
+    loss = 0.0
+    for portion in job.backward(batch):
+        optimizer.collect()
+        loss += portion["loss"]
+    optimizer.step(number)
+    return loss
 
 
 def tell(label: str, speeds: Sequence[float], rest: str = "") -> None:

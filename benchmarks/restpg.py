@@ -32,7 +32,7 @@ from penname.evaluate.rewards import SumReward, reward_of
 from penname.evaluate.run import Settings, evaluate
 from penname.lm import load_embedder, load_model
 from penname.methods.restpg.config import RestPGConfig
-from penname.methods.restpg.examples import Answer, Example, Material
+from penname.methods.restpg.examples import Answer, Material
 from penname.methods.restpg.format import Format
 from penname.methods.restpg.reasoning import Reasoner
 from penname.methods.restpg.sft import SFTConfig
@@ -94,10 +94,7 @@ def train(
     """One run, unless it is there."""
     if folder.exists():
         return
-    materials = [
-        Material(Example(draft.request, draft.prompt), draft.documents, draft.profiles)
-        for draft in writer.prompts(found)
-    ]
+    materials = [Material.of(draft) for draft in writer.prompts(found)]
     with Progress(console=Console(stderr=True)) as shown:
         task = shown.add_task(folder.name, total=None)
 

@@ -56,6 +56,7 @@ from peers import (
     own_process,
     print_peak,
     profile,
+    step,
     still,
     tell,
     tell_medians,
@@ -103,13 +104,8 @@ class Ours:
         return seconds, losses
 
     def _step(self, batch: Sequence[int]) -> float:
-        loss = 0.0
-        for portion in self._job.backward(batch):
-            self._optimizer.collect()
-            loss += portion["loss"]
-        self._optimizer.step(self._number)
         self._number += 1
-        return loss
+        return step(self._job, self._optimizer, batch, self._number - 1)
 
 
 class Trl:

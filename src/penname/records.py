@@ -270,6 +270,11 @@ Prompt = str | tuple[Message, ...]
 """What a model is given: plain text to go on from (base-like models) or a conversation (chat models)."""
 
 
+def prompt_values(prompt: Prompt) -> str | list[dict[str, str]]:
+    """A prompt as JSON values: what a content hash is taken of."""
+    return prompt if isinstance(prompt, str) else [message.model_dump() for message in prompt]
+
+
 class Draft(Record):
     """A text that was written for a request, and how it came about."""
 

@@ -19,6 +19,7 @@ from penname.cli import (
     trained,
     write,
 )
+from penname.methods.restpg import METHODS
 
 app = typer.Typer(
     name="penname",
@@ -64,7 +65,7 @@ app.command("show")(data.show)
 app.command("profile")(profile.profile)
 app.command("prefer")(prefer.prefer)
 app.add_typer(train.train_app, name="train")
-for _method in selftrain.METHODS:
+for _method in METHODS:
     train.train_app.command(_method)(selftrain.command(_method))
 app.command("adapt")(trained.adapt)
 app.command("score")(trained.score)

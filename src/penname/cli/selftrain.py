@@ -12,35 +12,36 @@ import typer
 
 from penname.cli.options import Db, Json, Model, Prompts, open_store
 from penname.cli.output import clean, note, plural, progress
-from penname.cli.train import (
+from penname.cli.training import (
     DType,
+    Every,
     MaxTokens,
     Out,
+    Patience,
     Portion,
     Rank,
     Rate,
     Seed,
+    Warmup,
     Weights,
     done,
+    lora_and_loop,
     place,
     without_erased,
 )
 from penname.errors import BadInputError
+from penname.methods.restpg import Method
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from penname.evaluate.rewards import SumReward
     from penname.lm import LanguageModel
-    from penname.methods.restpg.config import Method, RestPGConfig
-    from penname.methods.restpg.examples import Material
+    from penname.methods.restpg.config import RestPGConfig
     from penname.methods.restpg.reasoning import Reasoner
     from penname.records import Request
     from penname.store import Store
     from penname.tasks import PromptTexts, Task
-    from penname.writer import Writer
-
-METHODS: tuple[Method, ...] = ("sft", "sft-reasoning", "rest-em", "rest-pg")
 
 _ABOUT = {
     "sft": "Fine-tune a model on what its users wrote.",
@@ -115,18 +116,8 @@ AnswerTokens = Annotated[
 ]
 Epochs = Annotated[float, typer.Option("--epochs", metavar="N", help="Times that each text is seen.")]
 Batch = Annotated[int, typer.Option("--batch", metavar="N", help="Texts of a step.")]
-Warmup = Annotated[
-    int, typer.Option("--warmup", metavar="N", help="Steps of rising rate, a tenth of all at most.")
-]
 HeldOut = Annotated[
     float, typer.Option("--held-out", metavar="SHARE", help="Of the inputs, to evaluate on while training.")
-]
-Every = Annotated[
-    int, typer.Option("--every", metavar="N", help="Steps between evaluations, and between checkpoints.")
-]
-Patience = Annotated[
-    int,
-    typer.Option("--patience", metavar="N", help="Evaluations without a lower loss that end it; 0: none."),
 ]
 
 _REASONED = ("reasoner", "budget")  # options of what reasons
@@ -210,16 +201,12 @@ def _config(method: Method, task: Task, asked: Mapping[str, Any]) -> RestPGConfi
     from penname.methods.restpg.config import RestPGConfig
     from penname.methods.restpg.format import Format
     from penname.methods.restpg.sft import SFTConfig
-    from penname.train.loop import LoopSettings
-    from penname.train.model import LoraSettings
     from penname.train.optimizer import OptimizerSettings
 
-    rank, every = asked["rank"], asked["every"]
     sft = SFTConfig(
         **{name: asked[name] for name in ("weights", "dtype", "max_tokens", "portion", "held_out")},
-        lora=LoraSettings(rank, 2 * rank),
+        **lora_and_loop(asked),
         optimizer=OptimizerSettings(lr=asked["lr"], warmup=asked["warmup"]),
-        loop=LoopSettings(asked["epochs"], asked["batch"], every, every, asked["patience"], asked["seed"]),
     )
     return RestPGConfig(
         reasoning=Format(budget=asked["budget"]) if method in ("sft-reasoning", "rest-pg") else None,
@@ -233,6 +220,7 @@ def _config(method: Method, task: Task, asked: Mapping[str, Any]) -> RestPGConfi
 
 def _train(method: Method, asked: Mapping[str, Any]) -> None:
     from penname.lm import load_model
+    from penname.methods.restpg.examples import Material
     from penname.methods.restpg.train import train_rest_pg
     from penname.tasks import PromptTexts
     from penname.tasks import task as find_task
@@ -257,7 +245,7 @@ def _train(method: Method, asked: Mapping[str, Any]) -> None:
         reasoner = _reasoner(base, texts, asked) if config.reasoning else None
         store.add_trained(folder, method)
         with progress("reading the histories", total=0, left=True) as shown:
-            materials = _materials(writer, requests)
+            materials = [Material.of(draft) for draft in writer.prompts(requests)]
 
             def tell(stage: str, done: int, total: int, figures: Mapping[str, float]) -> None:
                 loss = f" loss {figures['loss']:.3f}" if "loss" in figures else ""
@@ -325,20 +313,12 @@ def _reads(shown: str) -> bool:
 
 
 def _moment(before: str | None) -> datetime | None:
-    from penname.records import Request
+    """The date as a request's is read. Raises BadInputError where it is none."""
+    from pydantic import TypeAdapter
 
-    # A request's own date is read and checked like this one.
-    return None if before is None else Request(input="-", users=("-",), before=before).before  # type: ignore[arg-type]
+    from penname.records import Moment
 
-
-def _materials(writer: Writer, requests: list[Request]) -> list[Material]:
-    """The requests as the model will read them."""
-    from penname.methods.restpg.examples import Example, Material
-
-    return [
-        Material(Example(draft.request, draft.prompt), draft.documents, draft.profiles)
-        for draft in writer.prompts(requests)
-    ]
+    return None if before is None else TypeAdapter(Moment).validate_python(before)
 
 
 def _reasoner(base: LanguageModel, texts: PromptTexts, asked: Mapping[str, Any]) -> Reasoner:

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from penname.cli.options import Json, Model
-from penname.cli.output import clean, note, plural, progress, say, say_json
+from penname.cli.output import clean, note, plural, progress
+from penname.cli.training import (
+    DType,
+    Every,
+    MaxTokens,
+    Out,
+    Patience,
+    Portion,
+    Rank,
+    Rate,
+    Seed,
+    Warmup,
+    Weights,
+    done,
+    lora_and_loop,
+    place,
+    without_erased,
+)
 from penname.errors import BadInputError
 
 if TYPE_CHECKING:
     from penname.methods.prlhf.config import PDPOConfig
     from penname.methods.prlhf.data import Prepared
     from penname.records import BadRow
-    from penname.store import Store
-    from penname.train.folder import Trained
 
 RAW = "raw"  # the prompt's form: as it stands
 _SHOWN = ("loss", "accuracy", "held_out_loss", "held_out_accuracy", "held_out_worst_user")
@@ -42,10 +57,6 @@ Preferences = Annotated[
         help="Rows in TRL's form with user_id (JSON or JSON Lines), or a store: its choices, ratings, edits.",
     ),
 ]
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", metavar="DIR", help="The result's folder. Without it: the method's own place."),
-]
 Task = Annotated[
     str | None,
     typer.Option(
@@ -66,12 +77,6 @@ About = Annotated[
 Alpha = Annotated[float, typer.Option("--alpha", help="Share of the user's own loss; the rest: the generic.")]
 Tokens = Annotated[int, typer.Option("--user-tokens", metavar="T", help="Rows of a soft prompt.")]
 Clusters = Annotated[int, typer.Option("--clusters", metavar="K", help="Of --users cluster.")]
-Weights = Annotated[Literal["lora", "full"], typer.Option("--weights", help="What of the model is trained.")]
-Rank = Annotated[int, typer.Option("--rank", metavar="R", help="Of the LoRA.")]
-DType = Annotated[
-    Literal["float32", "bfloat16"] | None,
-    typer.Option("--dtype", help="Type computed with. Default: bfloat16 where the processor is fast at it."),
-]
 Epochs = Annotated[float, typer.Option("--epochs", metavar="N", help="Times that each preference is seen.")]
 Batch = Annotated[
     int,
@@ -79,29 +84,13 @@ Batch = Annotated[
         "--batch", metavar="N", help="Preferences of a step; gradients add up over portions that fit."
     ),
 ]
-Portion = Annotated[int, typer.Option("--portion", metavar="N", help="Tokens read at once: bounds memory.")]
-Rate = Annotated[float, typer.Option("--lr", metavar="RATE", help="Of the model's weights.")]
 UserRate = Annotated[float, typer.Option("--user-lr", metavar="RATE", help="Of the users' parameters.")]
 MixtureRate = Annotated[
     float, typer.Option("--mixture-lr", metavar="RATE", help="Of --users cluster: of users' weights of them.")
 ]
-Warmup = Annotated[
-    int, typer.Option("--warmup", metavar="N", help="Steps of rising rate, a tenth of all at most.")
-]
 HeldOut = Annotated[
     float, typer.Option("--held-out", metavar="SHARE", help="Of each user's preferences, to evaluate on.")
 ]
-Every = Annotated[
-    int, typer.Option("--every", metavar="N", help="Steps between evaluations, and between checkpoints.")
-]
-Patience = Annotated[
-    int,
-    typer.Option("--patience", metavar="N", help="Evaluations without a lower loss that end it; 0: none."),
-]
-MaxTokens = Annotated[
-    int, typer.Option("--max-tokens", metavar="N", help="Longer preferences are left out, and counted.")
-]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of order, adapters and soft prompts.")]
 Reference = Annotated[
     Path | None,
     typer.Option(
@@ -256,8 +245,6 @@ def _check_options(context: typer.Context, asked: Mapping[str, Any]) -> None:
 def _config(asked: Mapping[str, Any]) -> PDPOConfig:
     """The settings that a command's options ask for."""
     from penname.methods.prlhf.config import PDPOConfig
-    from penname.train.loop import LoopSettings
-    from penname.train.model import LoraSettings
     from penname.train.optimizer import OptimizerSettings
 
     same = (
@@ -272,12 +259,10 @@ def _config(asked: Mapping[str, Any]) -> PDPOConfig:
         "held_out",
     )
     own = {name: asked[name] for name in (*same, "loss", "beta", "anchor") if name in asked}
-    rank, every = asked["rank"], asked["every"]
     return PDPOConfig(
         **own,
-        lora=LoraSettings(rank, 2 * rank),
+        **lora_and_loop(asked),
         optimizer=OptimizerSettings(asked["lr"], asked["user_lr"], asked["mixture_lr"], asked["warmup"]),
-        loop=LoopSettings(asked["epochs"], asked["batch"], every, every, asked["patience"], asked["seed"]),
     )
 
 
@@ -306,13 +291,6 @@ def _task_of(task: str | None, source: str) -> str | None:
     if task is None:
         return "write" if is_store(source) else None
     return None if task == RAW else find_task(task).name
-
-
-def place(method: str, out: Path | None) -> Path:
-    """Where the result goes."""
-    from penname.paths import trained_dir
-
-    return (out or trained_dir(method)).expanduser()
 
 
 def _train(
@@ -379,33 +357,6 @@ def _without_erased(source: str, prepared: Prepared) -> None:
     if is_store(source):
         with Store(source, create=False) as store:
             without_erased(store, prepared.users)
-
-
-def without_erased(store: Store, users: Iterable[str]) -> None:
-    """Take out of the results who was erased from the store while one was made."""
-    from penname.methods.erase import forget
-
-    there = {user.id for user in store.users()}
-    for user in users:
-        if user not in there:
-            forget(store, user)
-            note(f"{user!r} was erased meanwhile: the user's part is erased here too")
-
-
-def done(trained: Trained, *, json: bool) -> None:
-    """Tell what came of a training."""
-    import json as json_lib
-
-    from penname.train.folder import CARD
-
-    card = json_lib.loads((trained.path / CARD).read_text(encoding="utf-8"))
-    if json:
-        say_json({"out": str(trained.path), **card})
-        return
-    found = ", ".join(f"{name} {value:.4g}" for name, value in card["held_out"].items())
-    say(f"{trained.method} over {trained.model}: {trained.path}")
-    if found:
-        say(f"kept: {found}")
 
 
 def _featured(source: str, out: Path | None, model: str | None, asked: Mapping[str, Any]) -> None:

@@ -163,7 +163,9 @@ class Cast:
         self._seed = seed
         self._dates: dict[str, _Dates] = {}
         self._pools: dict[str, list[tuple[str, Document]]] = {}
-        self._personal: dict[str, bool] = {}  # by method
+        # By method: both may read the card of a trained run, which is not to be done for every example.
+        self._personal: dict[str, bool] = {}
+        self._reads: dict[str, bool] = {}
 
     def history(self, user: str, request: Request) -> list[str]:
         """The ids of the user's documents that may be used for the request, newest first."""
@@ -195,9 +197,10 @@ class Cast:
             return (request, Material(examples=tuple(examples))) if examples else None
         if arm.method not in self._personal:
             self._personal[arm.method] = personal(arm.method)
+            self._reads[arm.method] = reads_history(arm.method)
         if not self._personal[arm.method]:
             return request, Material()
-        authors = self.authors(request) if reads_history(arm.method) else request.users
+        authors = self.authors(request) if self._reads[arm.method] else request.users
         authors = authors[: 1 if arm.users == "one" else None]
         if not authors:
             return None
@@ -222,7 +225,7 @@ class Cast:
             known = any(map(knows, authors))
             strangers = self._strangers(request, authors, chance, knows) if known else None
             return (own, Material(vectors_of=strangers)) if strangers else None
-        reads = reads_history(arm.method)
+        reads = self._reads[arm.method]
 
         def usable(user: str) -> bool:
             return not reads or bool(self.history(user, request))

@@ -11,7 +11,7 @@ from typing import Any
 from penname.errors import BadInputError
 from penname.methods.prlhf.data import prepare, read_preferences
 from penname.methods.prlhf.data_read import is_store
-from penname.records import BadRow, Prompt, digest
+from penname.records import BadRow, Prompt, digest, prompt_values
 from penname.sources._each import data_files, each
 from penname.sources._rows import id_of
 from penname.tasks import task as find_task
@@ -94,7 +94,7 @@ def _pairs(source: str, what: str, note: Callable[[str], None]) -> tuple[list[He
     prepared = prepare(read_preferences(source), users=False, bad=lambda row: note(str(row)))
     found = [
         Held(
-            digest([one.user, plain(one.prompt), one.chosen, one.rejected, one.about]),
+            digest([one.user, prompt_values(one.prompt), one.chosen, one.rejected, one.about]),
             one.user,
             one.prompt,
             one.chosen,
@@ -156,11 +156,6 @@ def group_names(held: HeldOut) -> dict[str, str]:
     if majority is None:
         names = {group: f"of the group {group}" for group in names}
     return {user: names[group] for user, group in groups.items()}
-
-
-def plain(prompt: Prompt) -> object:
-    """A prompt as JSON values."""
-    return prompt if isinstance(prompt, str) else [turn.model_dump() for turn in prompt]
 
 
 def words(prompt: Prompt) -> str:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from penname.errors import TrainedError
-from penname.evaluate.held import Held, plain, words
+from penname.evaluate.held import Held, words
 from penname.lm import EMBEDDED, ModelConfig, load_model
 from penname.lm.base import LanguageModel, Shape
 from penname.methods.prlhf.data_prompts import as_completion, as_prompt
-from penname.records import Prompt, digest
+from penname.records import Prompt, digest, prompt_values
 from penname.tasks import PromptTexts
 from penname.tasks.prompts import quote_labels, quote_tags, shorten
 
@@ -87,7 +87,7 @@ class Remembering:
     def pairs(self, asked: Sequence[Asked]) -> list[tuple[tuple[float, int], tuple[float, int]]]:
         """For each pair (log-probability, tokens) of the preferred answer and of the other."""
         prompts, completions = _both(asked, self.model)
-        keys = [digest([plain(one), text]) for one, text in zip(prompts, completions, strict=True)]
+        keys = [digest([prompt_values(one), text]) for one, text in zip(prompts, completions, strict=True)]
         new = list({key: place for place, key in enumerate(keys) if key not in self._known}.values())
         if new:
             scores = self.model.score([prompts[i] for i in new], [completions[i] for i in new])
@@ -129,7 +129,7 @@ class ByModel:
         """As `Order.ask`."""
         model = self._scores.model
         prompt = self._form.of(held, model.shape)
-        key = digest(["model", self._total, model.fingerprint, plain(prompt), held.id])
+        key = digest(["model", self._total, model.fingerprint, prompt_values(prompt), held.id])
         return Asked(held, user, key, prompt)
 
     def margins(self, asked: Sequence[Asked]) -> list[float]:
@@ -185,7 +185,7 @@ class InContext:
         if not shown:
             return None
         ids = [one.id for one in shown]
-        key = digest(["context", self._model.fingerprint, plain(prompt), ids, dropped, held.id])
+        key = digest(["context", self._model.fingerprint, prompt_values(prompt), ids, dropped, held.id])
         return Asked(held, user, key, prompt, tuple(ids), tuple(dropped))
 
     def margins(self, asked: Sequence[Asked]) -> list[float]:

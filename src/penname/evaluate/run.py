@@ -24,7 +24,7 @@ from penname.lm.base import LanguageModel, Sampling
 from penname.methods.pen import Pen
 from penname.methods.stages import TRAINED, run_folder, stages
 from penname.methods.stepback import History, profile_histories
-from penname.records import Draft, Request, digest
+from penname.records import Draft, Request, digest, prompt_values
 from penname.retrieve import retriever
 from penname.retrieve.base import Embedder, Retriever
 from penname.store import Store
@@ -206,7 +206,7 @@ class _Run:
         histories = dict.fromkeys(
             History(user, request.before, request.exclude)
             for arm, request, material in asked
-            if arm.method != IN_CONTEXT and "step-back" in stages(arm.method)
+            if "step-back" in self.writers[arm.method].stages
             for user in material.profiles_of or request.users
         )
         if histories:
@@ -335,8 +335,7 @@ class _Run:
 
 def _key(example: Request, draft: Draft, sampling: Sampling, pen: Pen) -> str:
     """The hash of all that decides a row."""
-    prompt = draft.prompt
-    shown = prompt if isinstance(prompt, str) else [turn.model_dump() for turn in prompt]
+    shown = prompt_values(draft.prompt)
     what = [example.task, example.id, example.gold, example.options]
     return digest([pen.model.fingerprint, shown, repr(sampling), what, *pen.trained])
 

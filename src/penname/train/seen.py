@@ -28,7 +28,7 @@ def write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file; a last line that a kill cut short is taken off it. None, where it is not there.
+    """The rows of a file; a last line that a kill cut short is taken off it. Without the file there are none.
 
     Raises:
         TrainedError: another line is no row.

@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from penname.errors import BadInputError
+from penname.methods.restpg import Method
 from penname.methods.restpg.format import Format
 from penname.methods.restpg.sft import SFTConfig
-
-Method = Literal["sft", "sft-reasoning", "rest-em", "rest-pg"]
-METHODS: tuple[Method, ...] = ("sft", "sft-reasoning", "rest-em", "rest-pg")
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
-from penname.records import Hit, Profile, Prompt, Request
+from penname.records import Draft, Hit, Profile, Prompt, Request
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Material:
     example: Example
     hits: tuple[Hit, ...] = ()  # documents of the users that the prompt shows
     profiles: tuple[Profile, ...] = ()
+
+    @classmethod
+    def of(cls, draft: Draft) -> Self:
+        """What a draft that is still to be written holds (`Writer.prompts`)."""
+        return cls(Example(draft.request, draft.prompt), draft.documents, draft.profiles)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from penname.errors import TrainedError
 from penname.lm import LanguageModel, ModelConfig, load_model
-from penname.methods.restpg.config import METHODS
+from penname.methods.restpg import METHODS
 from penname.methods.restpg.format import Format
 from penname.train.folder import open_trained
 

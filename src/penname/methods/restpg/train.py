@@ -13,19 +13,20 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from penname.errors import BadInputError
-from penname.lm import LanguageModel, ModelConfig, Sampling, load_model
+from penname.lm import Generation, LanguageModel, ModelConfig, Sampling, load_model
 from penname.methods.restpg.card import model_card
 from penname.methods.restpg.config import RestPGConfig
 from penname.methods.restpg.examples import Answer, Example, Material, Reward
 from penname.methods.restpg.reasoning import Reasoner
 from penname.methods.restpg.select import Sample, best, sample_of, summary
 from penname.methods.restpg.sft import Written, train_sft
-from penname.records import digest
+from penname.records import Prompt, digest, prompt_values
 from penname.tasks import Task, continuation
 from penname.train import seen
 from penname.train.folder import CARD, METRICS, Trained, check_free, finish, workshop
@@ -114,7 +115,7 @@ class _Run:
             "context": dict(context),
         }
 
-    @property
+    @cached_property
     def asked(self) -> dict[str, Any]:
         """What decides the result."""
         examples = [one.example for one in self.materials]
@@ -130,7 +131,9 @@ class _Run:
                 "reasoner": self.reasoner and self.reasoner.fingerprint,
             },
             "data": {
-                "fingerprint": digest([(one.request.id, _shown(one), one.gold) for one in examples]),
+                "fingerprint": digest(
+                    [(one.request.id, prompt_values(one.prompt), one.gold) for one in examples]
+                ),
                 "texts": len(examples),
                 "users": len({user for one in examples for user in one.request.users}),
             },
@@ -230,7 +233,7 @@ class _Run:
         by_id = {row["id"]: [sample_of(sample) for sample in row["samples"]] for row in rows}
         return [by_id[one.example.request.id] for one in self.materials]
 
-    def _outputs(self, model: LanguageModel, prompts: Sequence[Any], number: int) -> list[list[Sample]]:
+    def _outputs(self, model: LanguageModel, prompts: Sequence[Prompt], number: int) -> list[list[Sample]]:
         form, config = self.config.reasoning, self.config
         sampling = Sampling(
             max_tokens=config.answer_tokens,
@@ -241,15 +244,14 @@ class _Run:
             thinking=None if form is None else form.thinking,
         )
         return [
-            [
-                Sample(
-                    *(("", one.text.strip()) if form is None else form.split(one.text)),
-                    one.finish == "length",
-                )
-                for one in texts
-            ]
+            [self._sample(one) for one in texts]
             for texts in model.generate(prompts, config.samples, sampling)
         ]
+
+    def _sample(self, one: Generation) -> Sample:
+        form = self.config.reasoning
+        reasoning, answer = ("", one.text.strip()) if form is None else form.split(one.text)
+        return Sample(reasoning, answer, cut=one.finish == "length")
 
     def _learn(self, folder: Path, number: int, written: Sequence[Written]) -> None:
         """The model of one iteration, from the base."""
@@ -361,11 +363,6 @@ def _marked(samples: Sequence[Sample], kept: Sequence[int]) -> list[dict[str, An
 def _named(example: Example) -> dict[str, Any]:
     request = example.request
     return {"id": request.id, "users": list(request.users), "input": request.input, "gold": example.gold}
-
-
-def _shown(example: Example) -> Any:
-    prompt = example.prompt
-    return prompt if isinstance(prompt, str) else [turn.model_dump() for turn in prompt]
 
 
 def _link(source: str, target: str) -> None:

@@ -20,7 +20,7 @@ from typing import Literal
 from penname.lm.base import LanguageModel
 from penname.methods.stepback.config import StepBackConfig
 from penname.methods.stepback.parse import Gist, parse_gist
-from penname.records import Document, Message, Prompt, digest
+from penname.records import Document, Message, Prompt, digest, prompt_values
 from penname.tasks import PromptTexts, quote_tags
 from penname.tasks.facts import words
 from penname.tasks.keywords import keywords_prompt, parse_keywords
@@ -100,8 +100,7 @@ class Gister:
         return _counted(named, documents, self.config)
 
     def _part(self, prompt: Prompt) -> Part:
-        shown = prompt if isinstance(prompt, str) else [message.model_dump() for message in prompt]
-        return Part(prompt, digest([self.fingerprint, shown]))
+        return Part(prompt, digest([self.fingerprint, prompt_values(prompt)]))
 
     def _keywords_prompt(self, document: Document) -> Prompt:
         shown = f"{document.title}. {document.text}"

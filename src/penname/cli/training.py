@@ -1,0 +1,88 @@
+"""What the commands of `penname train` share: their options, and what is done before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from penname.cli.output import note, say, say_json
+
+if TYPE_CHECKING:
+    from penname.store import Store
+    from penname.train.folder import Trained
+
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="The result's folder. Without it: the method's own place."),
+]
+Weights = Annotated[Literal["lora", "full"], typer.Option("--weights", help="What of the model is trained.")]
+Rank = Annotated[int, typer.Option("--rank", metavar="R", help="Of the LoRA.")]
+DType = Annotated[
+    Literal["float32", "bfloat16"] | None,
+    typer.Option("--dtype", help="Type computed with. Default: bfloat16 where the processor is fast at it."),
+]
+Portion = Annotated[int, typer.Option("--portion", metavar="N", help="Tokens read at once: bounds memory.")]
+Rate = Annotated[float, typer.Option("--lr", metavar="RATE", help="Of the model's weights.")]
+Warmup = Annotated[
+    int, typer.Option("--warmup", metavar="N", help="Steps of rising rate, a tenth of all at most.")
+]
+Every = Annotated[
+    int, typer.Option("--every", metavar="N", help="Steps between evaluations, and between checkpoints.")
+]
+Patience = Annotated[
+    int,
+    typer.Option("--patience", metavar="N", help="Evaluations without a lower loss that end it; 0: none."),
+]
+MaxTokens = Annotated[
+    int, typer.Option("--max-tokens", metavar="N", help="Longer preferences are left out, and counted.")
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of order, adapters and soft prompts.")]
+
+
+def lora_and_loop(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings `lora` and `loop` that a command's options ask for."""
+    from penname.train.loop import LoopSettings
+    from penname.train.model import LoraSettings
+
+    rank, every = asked["rank"], asked["every"]
+    return {
+        "lora": LoraSettings(rank, 2 * rank),
+        "loop": LoopSettings(asked["epochs"], asked["batch"], every, every, asked["patience"], asked["seed"]),
+    }
+
+
+def place(method: str, out: Path | None) -> Path:
+    """Where the result goes."""
+    from penname.paths import trained_dir
+
+    return (out or trained_dir(method)).expanduser()
+
+
+def without_erased(store: Store, users: Iterable[str]) -> None:
+    """Take out of the results who was erased from the store while one was made."""
+    from penname.methods.erase import forget
+
+    there = {user.id for user in store.users()}
+    for user in users:
+        if user not in there:
+            forget(store, user)
+            note(f"{user!r} was erased meanwhile: the user's part is erased here too")
+
+
+def done(trained: Trained, *, json: bool) -> None:
+    """Tell what came of a training."""
+    import json as json_lib
+
+    from penname.train.folder import CARD
+
+    card = json_lib.loads((trained.path / CARD).read_text(encoding="utf-8"))
+    if json:
+        say_json({"out": str(trained.path), **card})
+        return
+    found = ", ".join(f"{name} {value:.4g}" for name, value in card["held_out"].items())
+    say(f"{trained.method} over {trained.model}: {trained.path}")
+    if found:
+        say(f"kept: {found}")
