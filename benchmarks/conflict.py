@@ -38,16 +38,16 @@ from penname.evaluate.held import read
 from penname.lm import ModelConfig, load_model
 from penname.methods.prlhf.adapt import adapt
 from penname.methods.prlhf.config import PDPOConfig
-from penname.methods.prlhf.data import prepare, read_preferences
-from penname.methods.prlhf.data_prompts import as_completion, as_prompt
 from penname.methods.prlhf.featured import train_featured
 from penname.methods.prlhf.reward import open_reward
 from penname.methods.prlhf.train import train_preferences
-from penname.methods.restpg.sft import SFTConfig, Written, train_sft
 from penname.records import Preference, Request
 from penname.store import Store
 from penname.train.loop import LoopSettings
 from penname.train.optimizer import OptimizerSettings
+from penname.train.preferences.data import prepare, read_preferences
+from penname.train.preferences.prompts import as_completion, as_prompt
+from penname.train.sft import SFTConfig, Written, train_sft
 from penname.writer import Writer
 
 TASK = "abstract"

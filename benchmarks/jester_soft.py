@@ -26,12 +26,12 @@ from rich.progress import Progress
 from jester import JOKES, described, embedded, load, preferences, right
 from penname.methods.prlhf.comparisons import Pairs
 from penname.methods.prlhf.config import PDPOConfig
-from penname.methods.prlhf.data import Pair, prepare
 from penname.methods.prlhf.lowrank import LowRankConfig, fit
 from penname.methods.prlhf.reward import open_reward
 from penname.methods.prlhf.train import train_preferences
 from penname.train.loop import LoopSettings
 from penname.train.optimizer import OptimizerSettings
+from penname.train.preferences.data import Pair, prepare
 
 PROMPT = "A joke:"
 

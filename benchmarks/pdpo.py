@@ -71,14 +71,14 @@ from peers import (
 )
 from penname.methods.prlhf.answers import Answers, Question
 from penname.methods.prlhf.config import PDPOConfig
-from penname.methods.prlhf.data import fit, prepare
-from penname.methods.prlhf.data_read import read_preferences
 from penname.methods.prlhf.jobs import Example, PreferenceJob, judge_pairs
 from penname.methods.prlhf.texts import TextReader
 from penname.methods.prlhf.users import GENERIC, SoftUsers
 from penname.train.kept import Asked, Kept
 from penname.train.model import Trainable
 from penname.train.optimizer import Optimizer, OptimizerSettings
+from penname.train.preferences.data import fit, prepare
+from penname.train.preferences.read import read_preferences
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from naive_preferences import Naive

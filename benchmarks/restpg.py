@@ -35,7 +35,6 @@ from penname.methods.restpg.config import RestPGConfig
 from penname.methods.restpg.examples import Answer, Material
 from penname.methods.restpg.format import Format
 from penname.methods.restpg.reasoning import Reasoner
-from penname.methods.restpg.sft import SFTConfig
 from penname.methods.restpg.train import train_rest_pg
 from penname.records import Request
 from penname.store import Store
@@ -43,6 +42,7 @@ from penname.tasks import PromptTexts
 from penname.tasks import task as find_task
 from penname.train.loop import LoopSettings
 from penname.train.optimizer import OptimizerSettings
+from penname.train.sft import SFTConfig
 from penname.writer import Writer
 
 OPENING = 400  # characters of an abstract: some 90 tokens

@@ -2,7 +2,7 @@
 
 Tokens a second of a training step (forward, backward, the optimizer's step), on this processor:
 
-    penname   its job and its optimizer as `methods.restpg.sft.train_sft` puts them together: texts end to end
+    penname   its job and its optimizer as `train.sft.train_sft` puts them together: texts end to end
               without padding, a prompt read once for all of its answers in the batch, logits only where an
               answer is scored
     TRL       SFTTrainer as it comes (a batch is padded to its longest text; the loss is of the completion
@@ -63,9 +63,9 @@ from peers import (
     trainable,
     trl_trainer,
 )
-from penname.methods.restpg.sft import SFTConfig
 from penname.train.model import Trainable
 from penname.train.optimizer import Optimizer, OptimizerSettings
+from penname.train.sft import SFTConfig
 from penname.train.supervised import SupervisedJob, Target
 
 PORTION = SFTConfig().portion

@@ -14,7 +14,6 @@ import pytest
 from penname.errors import BadInputError, TrainedError
 from penname.methods.prlhf import featured
 from penname.methods.prlhf.config import HEAD
-from penname.methods.prlhf.data import Pair, Prepared
 from penname.methods.prlhf.featured import train_featured
 from penname.methods.prlhf.lowrank import LowRankConfig
 from penname.methods.prlhf.rerank import Reward, best_of
@@ -23,6 +22,7 @@ from penname.methods.prlhf.table import UserTable
 from penname.train.checkpoint import save_tensors
 from penname.train.folder import open_trained
 from penname.train.optimizer import OptimizerSettings
+from penname.train.preferences.data import Pair, Prepared
 from tiny import save_tiny_model
 from train_helpers import NOUNS, FakeEmbedder, answers, files, one_thread, preferences, settings, train
 

@@ -17,7 +17,6 @@ from safetensors.numpy import load_file
 from penname.errors import BadInputError, ModelError, ModelNotFoundError, TrainedError
 from penname.lm.base import Sampling
 from penname.methods.prlhf.config import PDPOConfig
-from penname.methods.prlhf.data import Pair, Prepared, prepare
 from penname.methods.prlhf.method import open_personal
 from penname.methods.prlhf.reward import open_reward
 from penname.methods.prlhf.table import UserTable
@@ -26,6 +25,7 @@ from penname.store import Store
 from penname.train.folder import open_trained, workshop_of
 from penname.train.index import saw
 from penname.train.optimizer import OptimizerSettings
+from penname.train.preferences.data import Pair, Prepared, prepare
 from penname.writer import Writer
 from train_helpers import curve, files, metrics, one_thread, preferences, ratings, settings, train
 

@@ -21,7 +21,6 @@ from penname.methods.restpg.format import Format
 from penname.methods.restpg.method import open_reasoning
 from penname.methods.restpg.reasoning import Reasoned
 from penname.methods.restpg.select import Sample, best, summary
-from penname.methods.restpg.sft import SFTConfig
 from penname.methods.restpg.train import train_rest_pg
 from penname.records import Document, Request
 from penname.store import Store
@@ -29,6 +28,7 @@ from penname.tasks import task
 from penname.train.folder import Trained, open_trained
 from penname.train.loop import LoopSettings
 from penname.train.optimizer import OptimizerSettings
+from penname.train.sft import SFTConfig
 from penname.writer import Writer
 from tiny import save_tiny_model
 from train_helpers import one_thread

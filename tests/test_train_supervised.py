@@ -12,13 +12,13 @@ import torch
 
 from penname.errors import BadInputError
 from penname.lm import Sampling, load_model
-from penname.methods.restpg.sft import SFTConfig, Written, train_sft
 from penname.train.loop import LoopSettings
 from penname.train.model import LoraSettings, load_trainable
 from penname.train.optimizer import OptimizerSettings
 from penname.train.packed import PackedReader, Tree
 from penname.train.portions import portions
 from penname.train.rows import RowAdam
+from penname.train.sft import SFTConfig, Written, train_sft
 from penname.train.supervised import SupervisedJob, Target
 from train_helpers import curve, one_thread
 

@@ -12,12 +12,12 @@ from typing import Any, Literal
 import numpy as np
 
 from penname.methods.prlhf.config import PDPOConfig
-from penname.methods.prlhf.data import Pair, Prepared, Rated
 from penname.methods.prlhf.train import Method, train_preferences
 from penname.train.folder import Trained
 from penname.train.loop import LoopSettings, Progress
 from penname.train.model import LoraSettings
 from penname.train.optimizer import OptimizerSettings
+from penname.train.preferences.data import Pair, Prepared, Rated
 
 NOUNS = ("cat", "dog", "log", "mat", "hat", "sun", "sea", "oak", "bee", "owl", "fox", "hen")
 TASTES: Mapping[str, Literal["long", "short"]] = {"ann": "long", "bob": "short"}

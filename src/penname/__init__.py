@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from penname.methods.erase import forget
     from penname.methods.prlhf.adapt import adapt
     from penname.methods.prlhf.config import PDPOConfig
-    from penname.methods.prlhf.data import prepare, read_preferences
     from penname.methods.prlhf.featured import train_featured
     from penname.methods.prlhf.reward import open_reward
     from penname.methods.prlhf.train import train_preferences
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from penname.retrieve import retriever
     from penname.sources import read
     from penname.store import Store
+    from penname.train.preferences.data import prepare, read_preferences
     from penname.writer import Writer
 
 __version__ = "0.1.0"
@@ -58,10 +58,10 @@ _HOME = {
     "load_embedder": "penname.lm",
     "load_model": "penname.lm",
     "open_reward": "penname.methods.prlhf.reward",
-    "prepare": "penname.methods.prlhf.data",
+    "prepare": "penname.train.preferences.data",
     "profile_histories": "penname.methods.stepback",
     "read": "penname.sources",
-    "read_preferences": "penname.methods.prlhf.data",
+    "read_preferences": "penname.train.preferences.data",
     "requests_to_learn": "penname.methods.restpg.requests",
     "retriever": "penname.retrieve",
     "reward_of": "penname.evaluate.rewards",

@@ -200,8 +200,8 @@ def _config(method: Method, task: Task, asked: Mapping[str, Any]) -> RestPGConfi
     """The settings that a command's options ask for."""
     from penname.methods.restpg.config import RestPGConfig
     from penname.methods.restpg.format import Format
-    from penname.methods.restpg.sft import SFTConfig
     from penname.train.optimizer import OptimizerSettings
+    from penname.train.sft import SFTConfig
 
     sft = SFTConfig(
         **{name: asked[name] for name in ("weights", "dtype", "max_tokens", "portion", "held_out")},

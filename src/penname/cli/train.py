@@ -31,8 +31,8 @@ from penname.errors import BadInputError
 
 if TYPE_CHECKING:
     from penname.methods.prlhf.config import PDPOConfig
-    from penname.methods.prlhf.data import Prepared
     from penname.records import BadRow
+    from penname.train.preferences.data import Prepared
 
 RAW = "raw"  # the prompt's form: as it stands
 _SHOWN = ("loss", "accuracy", "held_out_loss", "held_out_accuracy", "held_out_worst_user")
@@ -270,7 +270,7 @@ def _prepared(
     source: str, *, ratings: bool = False, users: bool = True, about: bool, only: str | None
 ) -> Prepared:
     """The preferences, with what was left out told on stderr."""
-    from penname.methods.prlhf.data import prepare, read_preferences
+    from penname.train.preferences.data import prepare, read_preferences
 
     def bad(row: BadRow) -> None:
         note(f"left out: {row}")
@@ -285,8 +285,8 @@ def _prepared(
 
 def _task_of(task: str | None, source: str) -> str | None:
     """The task whose form prompts are put in; None: as they stand."""
-    from penname.methods.prlhf.data_read import is_store
     from penname.tasks import task as find_task
+    from penname.train.preferences.read import is_store
 
     if task is None:
         return "write" if is_store(source) else None
@@ -342,8 +342,8 @@ def _train(
 
 def _registered(source: str, folder: Path, method: str) -> None:
     """Note the result in the store whose users it learns from, so that erasing a user finds it."""
-    from penname.methods.prlhf.data_read import is_store
     from penname.store import Store
+    from penname.train.preferences.read import is_store
 
     if is_store(source):
         with Store(source, create=False) as store:
@@ -351,8 +351,8 @@ def _registered(source: str, folder: Path, method: str) -> None:
 
 
 def _without_erased(source: str, prepared: Prepared) -> None:
-    from penname.methods.prlhf.data_read import is_store
     from penname.store import Store
+    from penname.train.preferences.read import is_store
 
     if is_store(source):
         with Store(source, create=False) as store:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from penname.errors import BadInputError
-from penname.methods.prlhf.data import prepare, read_preferences
-from penname.methods.prlhf.data_read import is_store
 from penname.records import BadRow, Prompt, digest, prompt_values
 from penname.sources._each import data_files, each
 from penname.sources._rows import id_of
 from penname.tasks import task as find_task
+from penname.train.preferences.data import prepare, read_preferences
+from penname.train.preferences.read import is_store
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def read(
     seed: int = 0,
     note: Callable[[str], None] = lambda _: None,
 ) -> HeldOut:
-    """The held-out pairs of a file in TRL's form, or of a store, by the rules of `prlhf.data.prepare`.
+    """The held-out pairs of a file in TRL's form, or of a store, by the rules of `train.preferences.data`.
 
     Rows of a file may name a `group` for their user: users of the largest group are the majority.
 

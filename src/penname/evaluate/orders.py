@@ -17,10 +17,10 @@ from penname.errors import TrainedError
 from penname.evaluate.held import Held, words
 from penname.lm import EMBEDDED, ModelConfig, load_model
 from penname.lm.base import LanguageModel, Shape
-from penname.methods.prlhf.data_prompts import as_completion, as_prompt
 from penname.records import Prompt, digest, prompt_values
 from penname.tasks import PromptTexts
 from penname.tasks.prompts import quote_labels, quote_tags, shorten
+from penname.train.preferences.prompts import as_completion, as_prompt
 
 if TYPE_CHECKING:
     from penname.methods.prlhf.rerank import Reward

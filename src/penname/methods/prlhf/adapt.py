@@ -23,7 +23,6 @@ from penname.errors import BadInputError, TrainedError, UnknownUserError
 from penname.methods.erase import forget
 from penname.methods.prlhf.answers import Answers, Question
 from penname.methods.prlhf.config import FEATURED
-from penname.methods.prlhf.data import Prepared, fit, prepare, read_user
 from penname.methods.prlhf.jobs import Example, with_reference
 from penname.methods.prlhf.reward import head_of, load_run, reference
 from penname.methods.prlhf.soft import SoftTable
@@ -34,6 +33,7 @@ from penname.train.folder import Trained, open_trained
 from penname.train.kept import Asked
 from penname.train.model import Trainable
 from penname.train.portions import portions
+from penname.train.preferences.data import Prepared, fit, prepare, read_user
 
 Floats = NDArray[np.float64]
 

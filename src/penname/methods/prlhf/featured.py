@@ -29,8 +29,6 @@ from penname.methods.prlhf.answers import Question
 from penname.methods.prlhf.card import model_card
 from penname.methods.prlhf.comparisons import Pairs
 from penname.methods.prlhf.config import HEAD
-from penname.methods.prlhf.data import Prepared, split
-from penname.methods.prlhf.data_prompts import as_prompt
 from penname.methods.prlhf.lowrank import LowRankConfig, LowRankReward, fit
 from penname.methods.prlhf.method import checked_base
 from penname.methods.prlhf.table import UserTable
@@ -41,9 +39,11 @@ from penname.train.checkpoint import load_tensors, save_tensors
 from penname.train.folder import CARD, Trained, check_free, finish, workshop
 from penname.train.index import create_index
 from penname.train.loop import Progress
+from penname.train.preferences.data import Prepared, split
+from penname.train.preferences.prompts import as_prompt
 
 if TYPE_CHECKING:
-    from penname.methods.prlhf.data import Pair
+    from penname.train.preferences.data import Pair
 
 Kind = Literal["low-rank", "pooled", "alone"]
 Floats = NDArray[np.float64]
@@ -89,8 +89,8 @@ class Features:
     def _hidden(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Floats:
         import torch
 
-        from penname.methods.prlhf.data_prompts import as_completion
         from penname.train.packed import Tree
+        from penname.train.preferences.prompts import as_completion
 
         model = self._model
         assert model is not None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from penname.methods.prlhf.data import Pair, Rated
-from penname.methods.prlhf.data_prompts import as_completion, as_prompt
 from penname.methods.prlhf.jobs import Example
 from penname.methods.prlhf.users import GENERIC
 from penname.records import Prompt
 from penname.tasks import PromptTexts
 from penname.train.model import Trainable
+from penname.train.preferences.data import Pair, Rated
+from penname.train.preferences.prompts import as_completion, as_prompt
 
 
 class TextReader:

@@ -19,7 +19,6 @@ from penname.errors import BadInputError
 from penname.methods.prlhf.answers import Answers, Question
 from penname.methods.prlhf.card import model_card
 from penname.methods.prlhf.config import HEAD, PDPOConfig
-from penname.methods.prlhf.data import Prepared, fit, split
 from penname.methods.prlhf.jobs import (
     Example,
     Judge,
@@ -38,6 +37,7 @@ from penname.train.kept import Asked, Kept
 from penname.train.loop import Progress, steps_of, train
 from penname.train.model import Trainable, load_trainable, save_weights
 from penname.train.optimizer import Optimizer
+from penname.train.preferences.data import Prepared, fit, split
 
 Method = Literal["p-dpo", "p-rm"]
 

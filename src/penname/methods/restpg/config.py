@@ -8,7 +8,7 @@ from typing import Literal
 from penname.errors import BadInputError
 from penname.methods.restpg import Method
 from penname.methods.restpg.format import Format
-from penname.methods.restpg.sft import SFTConfig
+from penname.train.sft import SFTConfig
 
 
 @dataclass(frozen=True)

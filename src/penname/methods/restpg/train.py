@@ -25,12 +25,12 @@ from penname.methods.restpg.config import RestPGConfig
 from penname.methods.restpg.examples import Answer, Example, Material, Reward
 from penname.methods.restpg.reasoning import Reasoner
 from penname.methods.restpg.select import Sample, best, sample_of, summary
-from penname.methods.restpg.sft import Written, train_sft
 from penname.records import Prompt, digest, prompt_values
 from penname.tasks import Task, continuation
 from penname.train import seen
 from penname.train.folder import CARD, METRICS, Trained, check_free, finish, workshop
 from penname.train.index import create_index
+from penname.train.sft import Written, train_sft
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with what is being done, how much of it is done and of how much, and the newest figures."""

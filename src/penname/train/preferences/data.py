@@ -33,9 +33,9 @@ from itertools import combinations, compress
 from typing import Literal, TypeVar
 
 from penname.errors import BadInputError, UnknownUserError
-from penname.methods.prlhf.data_prompts import as_completion, as_prompt
-from penname.methods.prlhf.data_read import Feedback, Pair, Rating, read_preferences, read_user
 from penname.records import BadRow, Prompt, digest
+from penname.train.preferences.prompts import as_completion, as_prompt
+from penname.train.preferences.read import Feedback, Pair, Rating, read_preferences, read_user
 
 __all__ = [
     "Pair",

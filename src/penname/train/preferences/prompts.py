@@ -44,7 +44,7 @@ def as_prompt(
         return _asked(prompt, shape, task, about, texts or PromptTexts.load())
     if shape == "chat":
         return _conversation(prompt, about)
-    text = _text(prompt)
+    text = as_text(prompt)
     if not isinstance(prompt, str) and (len(prompt) != 1 or prompt[0].role != "user"):
         text += "\n\nassistant:"
     if not about:
@@ -59,7 +59,7 @@ def as_completion(text: str, shape: Shape) -> str:
 
 
 def _asked(prompt: Prompt, shape: Shape, task: str, about: str, texts: PromptTexts) -> Prompt:
-    text = _text(prompt)
+    text = as_text(prompt)
     request = Request(task=task, input=text, users=(_SOMEBODY,))
     built = build_prompt(
         find_task(task),
@@ -74,7 +74,8 @@ def _asked(prompt: Prompt, shape: Shape, task: str, about: str, texts: PromptTex
     return built.prompt
 
 
-def _text(prompt: Prompt) -> str:
+def as_text(prompt: Prompt) -> str:
+    """A prompt as text: a conversation is written out."""
     return prompt if isinstance(prompt, str) else flatten([Turn(turn.role, turn.content) for turn in prompt])
 
 

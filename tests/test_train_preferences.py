@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 
 from models import ToldModel
 from penname.errors import BadInputError, StoreError, UnknownTaskError, UnknownUserError
-from penname.methods.prlhf.data import (
+from penname.records import BadRow, Message, Preference, Profile, Prompt, Request
+from penname.store import Store
+from penname.tasks import PromptTexts
+from penname.train.preferences.data import (
     Pair,
     Prepared,
     Rated,
@@ -28,10 +31,7 @@ from penname.methods.prlhf.data import (
     read_preferences,
     split,
 )
-from penname.methods.prlhf.data_read import Feedback
-from penname.records import BadRow, Message, Preference, Profile, Prompt, Request
-from penname.store import Store
-from penname.tasks import PromptTexts
+from penname.train.preferences.read import Feedback
 from penname.writer import Writer
 from sources_helpers import json_lines
 from stores import fresh
