@@ -356,8 +356,8 @@ def adapted(tiny: Path, folder: Path) -> Path:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from penname.methods.prlhf.method import base_fingerprint
     from penname.methods.prlhf.table import UserTable
+    from penname.train.base import base_fingerprint
 
     trained(folder, "p-dpo", str(tiny), base_fingerprint(ModelConfig(str(tiny))))
     lora = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")

@@ -12,8 +12,9 @@ import pytest
 from penname.errors import TrainedError
 from penname.lm import ModelConfig, load_model
 from penname.lm.base import Sampling
-from penname.methods.prlhf.method import Personal, base_fingerprint, has_users, open_personal
+from penname.methods.prlhf.method import Personal, has_users, open_personal
 from penname.methods.prlhf.table import UserTable
+from penname.train.base import base_fingerprint
 from tiny import save_tiny_model
 from trained_runs import CLUSTERS, ROWS, WIDTH, rows, save_run
 

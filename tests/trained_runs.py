@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from penname.lm import ModelConfig
-from penname.methods.prlhf.method import base_fingerprint
 from penname.methods.prlhf.table import UserTable
+from penname.train.base import base_fingerprint
 
 WIDTH = 32  # of the tiny model
 ROWS = 3  # of a soft prompt

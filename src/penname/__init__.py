@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from penname.evaluate.rewards import reward_of
     from penname.lm import LanguageModel, Sampling, load_embedder, load_model
     from penname.methods.erase import forget
+    from penname.methods.pit.train import PITConfig, train_pit
     from penname.methods.prlhf.adapt import adapt
     from penname.methods.prlhf.config import PDPOConfig
     from penname.methods.prlhf.featured import train_featured
@@ -44,6 +45,7 @@ _HOME = {
     "History": "penname.methods.stepback",
     "LanguageModel": "penname.lm",
     "PDPOConfig": "penname.methods.prlhf.config",
+    "PITConfig": "penname.methods.pit.train",
     "Preference": "penname.records",
     "Profile": "penname.records",
     "Request": "penname.records",
@@ -66,6 +68,7 @@ _HOME = {
     "retriever": "penname.retrieve",
     "reward_of": "penname.evaluate.rewards",
     "train_featured": "penname.methods.prlhf.featured",
+    "train_pit": "penname.methods.pit.train",
     "train_preferences": "penname.methods.prlhf.train",
     "train_rest_pg": "penname.methods.restpg.train",
 }
@@ -76,6 +79,7 @@ __all__ = [
     "History",
     "LanguageModel",
     "PDPOConfig",
+    "PITConfig",
     "Preference",
     "Profile",
     "Request",
@@ -100,6 +104,7 @@ __all__ = [
     "retriever",
     "reward_of",
     "train_featured",
+    "train_pit",
     "train_preferences",
     "train_rest_pg",
 ]

@@ -275,6 +275,16 @@ def prompt_values(prompt: Prompt) -> str | list[dict[str, str]]:
     return prompt if isinstance(prompt, str) else [message.model_dump() for message in prompt]
 
 
+class Round(Record):
+    """One round of improving a text: what came, and whether it took the place of the text before it."""
+
+    text: str
+    taken: bool
+    gain: float | None = None  # gap reward over the text before it; None: it was not measured
+    probability: float | None = None  # that it is better than the text before it, by the gap reward
+    feedback: str = ""  # what was said of the text before it, where something was
+
+
 class Draft(Record):
     """A text that was written for a request, and how it came about."""
 
@@ -289,6 +299,8 @@ class Draft(Record):
     prompt: Prompt = ""
     dropped: tuple[str, ...] = ()  # what did not fit into the context, in words
     notes: tuple[str, ...] = ()  # what else was not as the method's name says, in words
+    first: str = ""  # the text as it was before its rounds of improvement, where there were any
+    rounds: tuple[Round, ...] = ()  # of improvement, in order, with those that were not taken
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: dict[str, float] = Field(default_factory=dict)  # by stage: retrieve, profile, write

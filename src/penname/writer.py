@@ -6,8 +6,9 @@
 A method is a stack of stages joined by `+`: `none`, `retrieval`, `step-back`, `step-back+retrieval`; a
 retriever may be named, as in `retrieval:dense`. `rest-pg` writes with the model of a trained run, which
 reasons about the writer first, from what it learnt to be shown. `p-dpo` writes with the model of a trained
-run, after the user's soft prompt, and `p-rm` keeps the best of several drafts; a colon names the run, as in
-`step-back+p-dpo:DIR`. All requests of a call go through each stage together, so the model sees full batches.
+run, after the user's soft prompt, and `p-rm` keeps the best of several drafts; `pit`, the last, improves the
+draft in rounds. A colon names the run, as in `step-back+p-dpo:DIR`. All requests of a call go through each
+stage together, so the model sees full batches.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from penname.errors import BadInputError, EmptyHistoryError, TrainedError
+from penname.errors import BadInputError, EmptyHistoryError
 from penname.lm.base import LanguageModel, Sampling
 from penname.methods.pen import Pen, cleaned, written
-from penname.methods.stages import STAGES, reads_history, run_folder, stages
+from penname.methods.runs import Runs, open_runs
+from penname.methods.stages import STAGES, reads_history, stages
 from penname.methods.stepback import History, profile_histories
 from penname.records import Draft, Hit, Profile, Request
 from penname.retrieve import retriever
@@ -30,6 +31,7 @@ from penname.tasks import PromptTexts, Task, build_prompt
 from penname.tasks import task as find_task
 
 if TYPE_CHECKING:
+    from penname.methods.pit.improve import ImproveConfig, Improver, Improving
     from penname.methods.prlhf.method import Personal
     from penname.methods.prlhf.rerank import Reward
     from penname.methods.restpg.format import Format
@@ -84,7 +86,9 @@ class Writer:
         temperature: 0 is greedy.
         max_tokens: of a draft; the task's own limit where None.
         candidates: drafts that `p-rm` chooses from.
-        reasoning, personal, reward: the runs of `rest-pg`, `p-dpo` and `p-rm`, where they are open already.
+        reasoning, personal, reward, improver: the runs of `rest-pg`, `p-dpo`, `p-rm` and `pit`, where they
+            are open already.
+        improve: how `pit` improves; a `max_tokens` of the writer's holds for its texts too.
         note: called with a sentence where something is worth saying.
 
     Raises:
@@ -109,6 +113,8 @@ class Writer:
         reasoning: Reasoning | None = None,
         personal: Personal | None = None,
         reward: Reward | None = None,
+        improver: Improver | None = None,
+        improve: ImproveConfig | None = None,
         note: Callable[[str], None] | None = None,
     ) -> None:
         if (k is not None and k < 1) or (max_tokens is not None and max_tokens < 1) or temperature < 0:
@@ -127,7 +133,10 @@ class Writer:
         self.seed = seed
         self.note = note
         self.reads_history = reads_history(method)
-        self._open_trained(reasoning, personal, reward)
+        self.improve = improve
+        runs = open_runs(self.stages, model, Runs(reasoning, personal, reward, improver))
+        self.reasoning, self.personal = runs.reasoning, runs.personal
+        self.reward, self.improver = runs.reward, runs.improver
         self.k = k or (self.reasoning and self.reasoning.k) or DEFAULT_K
         self.candidates = candidates if "p-rm" in self.stages else 1
         if self.candidates < 1 or (self.candidates > 1 and temperature == 0):
@@ -135,27 +144,6 @@ class Writer:
                 f"method {method!r}: {candidates} candidates at the temperature {temperature}; p-rm needs 1 "
                 "or more, and a temperature above 0, or else they would be all the same"
             )
-
-    def _open_trained(
-        self, reasoning: Reasoning | None, personal: Personal | None, reward: Reward | None
-    ) -> None:
-        self.reasoning = reasoning if "rest-pg" in self.stages else None
-        self.personal = personal if "p-dpo" in self.stages else None
-        self.reward = reward if "p-rm" in self.stages else None
-        if "rest-pg" in self.stages and reasoning is None:
-            from penname.methods.restpg.method import open_reasoning
-
-            device = getattr(getattr(self.model, "config", None), "device", None)
-            self.reasoning = open_reasoning(run_folder("rest-pg", self.stages["rest-pg"]), device)
-        if "p-dpo" in self.stages and personal is None:
-            base = self.model if self.reasoning is None else self.reasoning.model
-            self.personal = _open_personal(run_folder("p-dpo", self.stages["p-dpo"]), base)
-        if self.personal is not None and self.reasoning is not None:
-            _check_stacked(self.personal, self.reasoning)
-        if "p-rm" in self.stages and reward is None:
-            from penname.methods.prlhf.reward import open_reward
-
-            self.reward = open_reward(run_folder("p-rm", self.stages["p-rm"]))
 
     def knows(self, user: str) -> bool:
         """Whether the method's trained runs have a part of this user's own."""
@@ -203,23 +191,28 @@ class Writer:
     def stream(self, request: Request) -> Iterator[str]:
         """The text of one draft as it is written, piece by piece; what did not fit is told to `note`.
 
-        Where the method reasons first, it begins with the text. With `p-rm` it comes at once when it is
-        chosen. Raises as `write_many` does.
+        Where the method reasons first, it begins with the text. With `p-rm` or `pit` it comes at once when it
+        is chosen or improved. Raises as `write_many` does.
         """
         [draft] = self.prompts([request])
-        for said in (*draft.notes, *(f"left out: {left_out}" for left_out in draft.dropped)):
-            if self.note:
-                self.note(said)
+        self._tell((*draft.notes, *(f"left out: {left_out}" for left_out in draft.dropped)))
         task, pen = find_task(request.task), self.pen(request)
         sampling = self.sampling(task)
-        if pen.reward is not None:
+        if pen.reward is not None or pen.improving is not None:
+            told = len(draft.notes)
             [draft] = written([draft], [pen], sampling)
+            self._tell(draft.notes[told:])
             yield from [draft.text] if draft.text else []
             return
         pieces = pen.model.stream(draft.prompt, sampling, pen.prefix)
         if pen.format is not None:
             pieces = pen.format.answer(pieces)
         yield from cleaned(pieces, task.one_line)
+
+    def _tell(self, remarks: Sequence[str]) -> None:
+        for said in remarks:
+            if self.note:
+                self.note(said)
 
     def prompts(
         self, requests: Sequence[Request], materials: Sequence[Material] | None = None
@@ -242,9 +235,34 @@ class Writer:
         """What writes the draft for a request."""
         users = material.vectors_of or request.users
         prefix = None if self.personal is None else self.personal.prefix(*users)
+        improving = self._improving(request, material)
         if self.reward is None:
-            return Pen(self.writes, prefix, format=self.format)
-        return Pen(self.writes, prefix, self.reward, self.candidates, users, self.format)
+            return Pen(self.writes, prefix, format=self.format, improving=improving)
+        return Pen(self.writes, prefix, self.reward, self.candidates, users, self.format, improving)
+
+    def _improving(self, request: Request, material: Material) -> Improving | None:
+        """What is done to the draft then; None where the method has no `pit`."""
+        if self.improver is None:
+            return None
+        from penname.methods.pit.about import joined
+        from penname.methods.pit.improve import ImproveConfig, Improving
+
+        config = self.improve or ImproveConfig()
+        config = replace(
+            config,
+            max_tokens=config.max_tokens or self.max_tokens,
+            one_line=config.one_line or find_task(request.task).one_line,
+        )
+        return Improving(self.improver, config, joined(self._described(request, material)))
+
+    def _described(self, request: Request, material: Material) -> list[Profile]:
+        """Profiles to improve by: those that the store has. With `step-back` the draft brings its own."""
+        if "step-back" in self.stages:
+            return []
+        from penname.methods.pit.about import newest_profiles
+
+        users = material.profiles_of or request.users
+        return newest_profiles(self.store, users, request.before, request.exclude)
 
     def _open(self, requests: Sequence[Request], materials: Sequence[Material]) -> list[_Item]:
         """Each request with its task and those of its authors that have a history, where one is needed."""
@@ -334,7 +352,7 @@ class Writer:
             documents=built.hits,
             prompt=built.prompt,
             dropped=(*item.left_out, *built.dropped),
-            notes=tuple(self._notes(item)),
+            notes=(*self._notes(item), *self._undescribed(item)),
             seconds=item.seconds,
             seed=self.seed,
         )
@@ -357,6 +375,14 @@ class Writer:
                 if not knows(user):
                     yield f"{stage}: the run does not know {user!r}; the generic user stands in"
 
+    def _undescribed(self, item: _Item) -> list[str]:
+        """For whom a draft is improved without a profile."""
+        if self.improver is None or "step-back" in self.stages:
+            return []
+        described = {profile.user for profile in self._described(item.request, item.material)}
+        users = item.material.profiles_of or item.request.users
+        return [f"pit: there is no profile of {user!r} to go by" for user in users if user not in described]
+
     def sampling(self, task: Task) -> Sampling:
         """How the model draws a text of this task."""
         return Sampling(
@@ -366,36 +392,6 @@ class Writer:
             seed=self.seed,
             thinking=None if self.format is None else self.format.thinking,
         )
-
-
-def _check_stacked(personal: Personal, reasoning: Reasoning) -> None:
-    """Refuse soft prompts that were not trained over the very model that reasons.
-
-    Raises:
-        TrainedError: they were trained over another.
-    """
-    from penname.train.folder import open_trained
-
-    trained = open_trained(personal.path)
-    if trained.model_fingerprint != reasoning.model.fingerprint:
-        raise TrainedError(
-            f"{personal.path} was trained over {trained.model!r}, not over the model of {reasoning.path}: "
-            f"train it with --model {reasoning.path / 'model'}"
-        )
-
-
-def _open_personal(folder: Path, model: LanguageModel) -> Personal:
-    """The run, over `model`'s own files and settings where `model` is the run's base: they may have moved."""
-    from penname.lm import ModelConfig
-    from penname.methods.prlhf.method import base_fingerprint, open_personal
-    from penname.train.folder import open_trained
-
-    config = getattr(model, "config", None)  # what runs here has one
-    if isinstance(config, ModelConfig):
-        bare = replace(config, adapter=None)
-        if base_fingerprint(bare) == open_trained(folder, "p-dpo").model_fingerprint:
-            return open_personal(folder, bare)
-    return open_personal(folder)
 
 
 def _histories(request: Request, users: Sequence[str]) -> list[History]:

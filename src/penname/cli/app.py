@@ -11,6 +11,8 @@ from penname.cli import (
     demo,
     evaluate,
     importer,
+    improve,
+    pittrain,
     prefer,
     profile,
     selftrain,
@@ -19,7 +21,7 @@ from penname.cli import (
     trained,
     write,
 )
-from penname.methods.restpg import METHODS
+from penname.methods import pit, restpg
 
 app = typer.Typer(
     name="penname",
@@ -65,11 +67,14 @@ app.command("show")(data.show)
 app.command("profile")(profile.profile)
 app.command("prefer")(prefer.prefer)
 app.add_typer(train.train_app, name="train")
-for _method in METHODS:
+for _method in restpg.METHODS:
     train.train_app.command(_method)(selftrain.command(_method))
+for _stage in pit.METHODS:
+    train.train_app.command(_stage)(pittrain.command(_stage))
 app.command("adapt")(trained.adapt)
 app.command("score")(trained.score)
 app.command("write")(write.write)
+app.command("improve")(improve.improve)
 app.command("tasks")(write.tasks)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(evaluate.report)

@@ -50,9 +50,9 @@ def evaluate(
             "-m",
             metavar="METHOD",
             help="none, in-context, retrieval[:NAME], step-back, rest-pg[:DIR], p-dpo[:DIR], "
-            "p-rm[:DIR], or some joined by +; again for more. The first is what the others are compared "
-            "with. Default: none, retrieval, step-back, and the last two joined. Of preferences: none, "
-            "none:total, "
+            "p-rm[:DIR], pit[:DIR], or some joined by +; again for more. The first is what the others are "
+            "compared with. Default: none, retrieval, step-back, and the last two joined. Of preferences: "
+            "none, none:total, "
             "preferences-in-context, p-dpo[:DIR], p-rm[:DIR], one-per-user:DIR.",
         ),
     ] = None,

@@ -9,32 +9,36 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from penname.cli.options import Json, Model
-from penname.cli.output import clean, note, plural, progress
+from penname.cli.output import clean, note, progress
 from penname.cli.training import (
+    About,
     DType,
     Every,
     MaxTokens,
+    Only,
     Out,
     Patience,
     Portion,
+    Preferences,
     Rank,
     Rate,
     Seed,
+    Task,
     Warmup,
     Weights,
     done,
     lora_and_loop,
     place,
-    without_erased,
+    read_prepared,
+    register,
+    task_of,
+    without_erased_of,
 )
 from penname.errors import BadInputError
 
 if TYPE_CHECKING:
     from penname.methods.prlhf.config import PDPOConfig
-    from penname.records import BadRow
-    from penname.train.preferences.data import Prepared
 
-RAW = "raw"  # the prompt's form: as it stands
 _SHOWN = ("loss", "accuracy", "held_out_loss", "held_out_accuracy", "held_out_worst_user")
 
 _FEATURED = ("low-rank", "pooled", "alone")
@@ -49,31 +53,6 @@ train_app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Preferences = Annotated[
-    str,
-    typer.Option(
-        "--preferences",
-        metavar="FILE|DB",
-        help="Rows in TRL's form with user_id (JSON or JSON Lines), or a store: its choices, ratings, edits.",
-    ),
-]
-Task = Annotated[
-    str | None,
-    typer.Option(
-        "--task",
-        "-t",
-        metavar="TASK",
-        help="How prompts are put to the model, as `penname write --task` does; `raw`: as they stand. "
-        "Default: write for a store, raw for a file.",
-    ),
-]
-Only = Annotated[
-    str | None,
-    typer.Option("--only", metavar="USER", help="This user's preferences alone: one model per user."),
-]
-About = Annotated[
-    bool, typer.Option("--about", help="Of a store: the user's profile stands in the prompt as well.")
-]
 Alpha = Annotated[float, typer.Option("--alpha", help="Share of the user's own loss; the rest: the generic.")]
 Tokens = Annotated[int, typer.Option("--user-tokens", metavar="T", help="Rows of a soft prompt.")]
 Clusters = Annotated[int, typer.Option("--clusters", metavar="K", help="Of --users cluster.")]
@@ -266,33 +245,6 @@ def _config(asked: Mapping[str, Any]) -> PDPOConfig:
     )
 
 
-def _prepared(
-    source: str, *, ratings: bool = False, users: bool = True, about: bool, only: str | None
-) -> Prepared:
-    """The preferences, with what was left out told on stderr."""
-    from penname.train.preferences.data import prepare, read_preferences
-
-    def bad(row: BadRow) -> None:
-        note(f"left out: {row}")
-
-    found = read_preferences(source, about=about)
-    prepared = prepare(found, wanted="ratings" if ratings else "pairs", users=users, only=only, bad=bad)
-    for what, number in (*prepared.left_out.items(), *prepared.remarks.items()):
-        note(f"{number:,} {what}")
-    note(f"{plural(len(prepared), 'preference')} of {plural(len(prepared.users), 'user')}")
-    return prepared
-
-
-def _task_of(task: str | None, source: str) -> str | None:
-    """The task whose form prompts are put in; None: as they stand."""
-    from penname.tasks import task as find_task
-    from penname.train.preferences.read import is_store
-
-    if task is None:
-        return "write" if is_store(source) else None
-    return None if task == RAW else find_task(task).name
-
-
 def _train(
     method: Literal["p-dpo", "p-rm"],
     source: str,
@@ -304,9 +256,9 @@ def _train(
     from penname.methods.prlhf.train import train_preferences
 
     folder = place(method, out)
-    task = _task_of(asked["task"], source)
-    _registered(source, folder, method)
-    prepared = _prepared(
+    task = task_of(asked["task"], source)
+    register(source, folder, method)
+    prepared = read_prepared(
         source,
         ratings=config.loss == "kto",
         users=config.users != "none",
@@ -336,27 +288,8 @@ def _train(
         except KeyboardInterrupt:
             note(f"stopped: what is trained is kept beside {folder}; the same command goes on with it")
             raise
-    _without_erased(source, prepared)
+    without_erased_of(source, prepared)
     done(trained, json=asked["json"])
-
-
-def _registered(source: str, folder: Path, method: str) -> None:
-    """Note the result in the store whose users it learns from, so that erasing a user finds it."""
-    from penname.store import Store
-    from penname.train.preferences.read import is_store
-
-    if is_store(source):
-        with Store(source, create=False) as store:
-            store.add_trained(folder, method)
-
-
-def _without_erased(source: str, prepared: Prepared) -> None:
-    from penname.store import Store
-    from penname.train.preferences.read import is_store
-
-    if is_store(source):
-        with Store(source, create=False) as store:
-            without_erased(store, prepared.users)
 
 
 def _featured(source: str, out: Path | None, model: str | None, asked: Mapping[str, Any]) -> None:
@@ -364,9 +297,11 @@ def _featured(source: str, out: Path | None, model: str | None, asked: Mapping[s
     from penname.methods.prlhf.lowrank import LowRankConfig
 
     folder = place("p-rm", out)
-    task = _task_of(asked["task"], source)
-    _registered(source, folder, "p-rm")
-    prepared = _prepared(source, users=asked["users"] != "pooled", about=asked["about"], only=asked["only"])
+    task = task_of(asked["task"], source)
+    register(source, folder, "p-rm")
+    prepared = read_prepared(
+        source, users=asked["users"] != "pooled", about=asked["about"], only=asked["only"]
+    )
     with progress("training p-rm", total=1) as shown:
         trained = train_featured(
             prepared,
@@ -379,5 +314,5 @@ def _featured(source: str, out: Path | None, model: str | None, asked: Mapping[s
             held_out=asked["held_out"],
             progress=lambda done, total, _: shown.update(shown.task_ids[0], completed=done, total=total),
         )
-    _without_erased(source, prepared)
+    without_erased_of(source, prepared)
     done(trained, json=asked["json"])

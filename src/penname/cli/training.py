@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from penname.cli.output import note, say, say_json
+from penname.cli.output import note, plural, say, say_json
 
 if TYPE_CHECKING:
+    from penname.records import BadRow
     from penname.store import Store
     from penname.train.folder import Trained
+    from penname.train.preferences.data import Prepared
+
+RAW = "raw"  # the prompt's form: as it stands
 
 Out = Annotated[
     Path | None,
@@ -42,6 +46,33 @@ MaxTokens = Annotated[
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of order, adapters and soft prompts.")]
 
 
+Preferences = Annotated[
+    str,
+    typer.Option(
+        "--preferences",
+        metavar="FILE|DB",
+        help="Rows in TRL's form with user_id (JSON or JSON Lines), or a store: its choices, ratings, edits.",
+    ),
+]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        "-t",
+        metavar="TASK",
+        help="How prompts are put to the model, as `penname write --task` does; `raw`: as they stand. "
+        "Default: write for a store, raw for a file.",
+    ),
+]
+Only = Annotated[
+    str | None,
+    typer.Option("--only", metavar="USER", help="This user's preferences alone: one model per user."),
+]
+About = Annotated[
+    bool, typer.Option("--about", help="Of a store: the user's profile stands in the prompt as well.")
+]
+
+
 def lora_and_loop(asked: Mapping[str, Any]) -> dict[str, Any]:
     """The settings `lora` and `loop` that a command's options ask for."""
     from penname.train.loop import LoopSettings
@@ -54,11 +85,52 @@ def lora_and_loop(asked: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def read_prepared(
+    source: str, *, ratings: bool = False, users: bool = True, about: bool, only: str | None
+) -> Prepared:
+    """The preferences, with what was left out told on stderr.
+
+    Raises as `penname.train.preferences.data.prepare`.
+    """
+    from penname.train.preferences.data import prepare, read_preferences
+
+    def bad(row: BadRow) -> None:
+        note(f"left out: {row}")
+
+    found = read_preferences(source, about=about)
+    prepared = prepare(found, wanted="ratings" if ratings else "pairs", users=users, only=only, bad=bad)
+    remarks = prepared.remarks if users else {}  # they are of what users' own parameters learn from
+    for what, number in (*prepared.left_out.items(), *remarks.items()):
+        note(f"{number:,} {what}")
+    note(f"{plural(len(prepared), 'preference')} of {plural(len(prepared.users), 'user')}")
+    return prepared
+
+
+def task_of(task: str | None, source: str) -> str | None:
+    """The task whose form prompts are put in; None: as they stand."""
+    from penname.tasks import task as find_task
+    from penname.train.preferences.read import is_store
+
+    if task is None:
+        return "write" if is_store(source) else None
+    return None if task == RAW else find_task(task).name
+
+
 def place(method: str, out: Path | None) -> Path:
     """Where the result goes."""
     from penname.paths import trained_dir
 
     return (out or trained_dir(method)).expanduser()
+
+
+def register(source: str, folder: Path, method: str) -> None:
+    """Note the result in the store whose users it learns from, so that erasing a user finds it."""
+    from penname.store import Store
+    from penname.train.preferences.read import is_store
+
+    if is_store(source):
+        with Store(source, create=False) as store:
+            store.add_trained(folder, method)
 
 
 def without_erased(store: Store, users: Iterable[str]) -> None:
@@ -70,6 +142,16 @@ def without_erased(store: Store, users: Iterable[str]) -> None:
         if user not in there:
             forget(store, user)
             note(f"{user!r} was erased meanwhile: the user's part is erased here too")
+
+
+def without_erased_of(source: str, prepared: Prepared) -> None:
+    """`without_erased` where the preferences came from a store."""
+    from penname.store import Store
+    from penname.train.preferences.read import is_store
+
+    if is_store(source):
+        with Store(source, create=False) as store:
+            without_erased(store, prepared.users)
 
 
 def done(trained: Trained, *, json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from penname.cli.improve import explain_rounds
 from penname.cli.options import Db, Json, Model, Prompts, open_model, open_store, read_text
 from penname.cli.output import clean, day, line, note, progress, say, say_json, table
 from penname.errors import BadInputError
@@ -40,8 +41,8 @@ def write(
         typer.Option(
             "--method",
             metavar="METHOD",
-            help="none, retrieval[:NAME], step-back, rest-pg[:DIR], p-dpo[:DIR], p-rm[:DIR], or some joined "
-            "by +.",
+            help="none, retrieval[:NAME], step-back, rest-pg[:DIR], p-dpo[:DIR], p-rm[:DIR], pit[:DIR], or "
+            "some joined by +.",
         ),
     ] = "step-back+retrieval",
     k: Annotated[
@@ -229,6 +230,9 @@ def _explain(draft: Draft) -> None:
     if draft.reasoning:
         _section("what the model reasoned first", draft.reasoning)
     times = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in draft.seconds.items())
+    if draft.rounds:
+        _section("draft, before it was improved", draft.first)
+        explain_rounds(draft.first, draft.rounds)
     _section(
         "tokens and times",
         f"{draft.prompt_tokens:,} of the prompt, {draft.completion_tokens:,} written; {times}",

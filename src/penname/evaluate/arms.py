@@ -99,9 +99,16 @@ def check_control(control: str) -> None:
 def personal(method: str) -> bool:
     """Whether the method uses anything of a user. Raises as `stages` and `has_users` do."""
     try:
-        return method != IN_CONTEXT and (reads_history(method) or has_vectors(method))
+        return method != IN_CONTEXT and (
+            reads_history(method) or shows_profiles(method) or has_vectors(method)
+        )
     except UnknownMethodError as error:
         raise UnknownMethodError(error.name, [*STAGES, IN_CONTEXT]) from None
+
+
+def shows_profiles(method: str) -> bool:
+    """Whether a profile decides what the method writes. Raises as `stages` does."""
+    return not stages(method).keys().isdisjoint(("step-back", "pit"))
 
 
 def has_vectors(method: str) -> bool:
@@ -126,7 +133,7 @@ def _subject(arm: Arm, control: str) -> bool:
     return {
         "swap-user": True,
         "history=N": reads_history(arm.method),
-        "random-profile": "step-back" in stages(arm.method),
+        "random-profile": shows_profiles(arm.method),
         "shuffle-authors": arm.users == "all" and reads_history(arm.method),
         "swap-vector": has_vectors(arm.method),
     }[_kind(control)]

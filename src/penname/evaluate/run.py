@@ -33,6 +33,7 @@ from penname.tasks import task as find_task
 from penname.writer import Material, Writer
 
 if TYPE_CHECKING:
+    from penname.methods.pit.improve import Improver
     from penname.methods.prlhf.method import Personal
     from penname.methods.prlhf.rerank import Reward
     from penname.methods.restpg.method import Reasoning
@@ -116,6 +117,7 @@ class _Run:
         ] = {}  # by the run's folder: arms of one run share its model
         self.rewards: dict[Path | None, Reward] = {}
         self.reasonings: dict[Path | None, Reasoning] = {}
+        self.improvers: dict[Path | None, Improver] = {}
         self.writers = {method: self._writer(method) for method in dict.fromkeys(arm.method for arm in arms)}
 
     def fixed(self) -> dict[str, object]:
@@ -292,6 +294,7 @@ class _Run:
             reasoning=self.reasonings.get(runs.get("rest-pg")),
             personal=self.personal.get(runs.get("p-dpo")),
             reward=self.rewards.get(runs.get("p-rm")),
+            improver=self.improvers.get(runs.get("pit")),
             note=self.note,
         )
         if writer.reasoning is not None:
@@ -300,6 +303,8 @@ class _Run:
             self.personal[runs["p-dpo"]] = writer.personal
         if writer.reward is not None:
             self.rewards[runs["p-rm"]] = writer.reward
+        if writer.improver is not None:
+            self.improvers[runs["pit"]] = writer.improver
         return writer
 
     def _blank(self, key: str, arm: Arm, example: Request, draft: Draft) -> Row:

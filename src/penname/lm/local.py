@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -157,6 +158,24 @@ class TransformersLM:
         with _loading(self._folder):
             config = AutoConfig.from_pretrained(self._folder).get_text_config()
             return int(getattr(config, "word_embed_proj_dim", None) or config.hidden_size)
+
+    def take(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Write with these weights from now on: what is still being trained. The fingerprint is a new one.
+
+        Args:
+            weights: by their names in the causal model, rounded to its type; all others stay as they are.
+
+        Raises:
+            ModelError: the model has no such weight, or one of another shape; nothing is taken then.
+        """
+        own = dict(self._model[0].named_parameters())
+        for name, new in weights.items():
+            if name not in own or own[name].shape != new.shape:
+                raise ModelError(f"{self.name} has no weight {name} of shape {tuple(new.shape)}")
+        with torch.no_grad():
+            for name, new in weights.items():
+                own[name].copy_(new)
+        self.fingerprint = uuid4().hex
 
     def _soft(self, prefixes: Sequence[Prefix | None] | None, count: int) -> SoftPrompts:
         # Only where there are any is the width of interest.

@@ -11,8 +11,8 @@ from penname.errors import PennameError, TrainedError
 from penname.methods.prlhf.table import TABLE, UserTable
 from penname.store import Store
 from penname.train import seen
-from penname.train.folder import workshop_of
-from penname.train.index import saw
+from penname.train.folder import CARD, workshop_of
+from penname.train.index import INDEX, saw
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ def forget(store: Store, user: str, folders: Sequence[Path] = ()) -> Forgotten:
                     unfinished if unfinished.is_dir() else folder
                 )
                 continue
-            if saw(folder, user):
+            if _shared_saw(folder, user):
                 weights.append(folder)
             if _erase_row(folder, user):
                 rows.append(folder)
-            lines += seen.erase_user(folder, user)
+            lines += sum(seen.erase_user(one, user) for one in (folder, *_inside(folder)))
         except (PennameError, OSError) as error:
             failed.append(f"{folder} ({error})")
     if failed:
@@ -79,12 +79,23 @@ def knows(folder: Path, user: str) -> bool:
     Raises:
         TrainedError: the folder holds no run, or a damaged one.
     """
-    if saw(folder, user):
+    if _shared_saw(folder, user):
         return True
     if not (folder / TABLE).exists():
         return False
     with UserTable.open(folder) as table:
         return user in table
+
+
+def _shared_saw(folder: Path, user: str) -> bool:
+    """Whether the run's shared weights, or those of a result inside it, were trained on the user's data."""
+    indexed = [one for one in _inside(folder) if (one / INDEX).is_file()]
+    return any(saw(one, user) for one in (folder, *indexed))
+
+
+def _inside(folder: Path) -> list[Path]:
+    """Results that lie inside a result: what it was made from, or made on the way."""
+    return sorted(card.parent for card in folder.rglob(CARD) if card.parent != folder)
 
 
 def _erase_row(folder: Path, user: str) -> bool:

@@ -1,4 +1,4 @@
-"""How a draft is written once its prompt stands: by which model, after which soft prompt, chosen by whom."""
+"""How a draft is written: by which model, after which soft prompt; and what follows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from penname.records import Draft
 from penname.tasks import task as find_task
 
 if TYPE_CHECKING:
+    from penname.methods.pit.improve import Improving
     from penname.methods.prlhf.rerank import Reward
     from penname.methods.restpg.format import Format
 
@@ -19,7 +20,7 @@ _THINKS, _THOUGHT = "<think>", "</think>"
 
 @dataclass(frozen=True)
 class Pen:
-    """What writes one draft, and what chooses it where there are several."""
+    """What writes one draft, what chooses it where there are several, and what improves it."""
 
     model: LanguageModel
     prefix: Prefix | None = None  # stands before the prompt
@@ -27,19 +28,20 @@ class Pen:
     candidates: int = 1
     users: tuple[str, ...] = ()  # whose reward it is
     format: Format | None = None  # how reasoning and answer are told apart, where it reasons first
+    improving: Improving | None = None  # what is done to the draft then
 
     @property
     def trained(self) -> list[object]:
         """What of a trained run decides the text, beside the model itself: part of every cache key."""
         own: list[object] = [] if self.prefix is None else [self.prefix.key]
-        if self.reward is None:
-            return own
-        keys = [self.reward.key(user) for user in self.users]
-        return [*own, self.reward.fingerprint, keys, self.candidates]
+        if self.reward is not None:
+            keys = [self.reward.key(user) for user in self.users]
+            own += [self.reward.fingerprint, keys, self.candidates]
+        return own if self.improving is None else [*own, *self.improving.key]
 
 
 def written(drafts: Sequence[Draft], pens: Sequence[Pen], sampling: Sampling) -> list[Draft]:
-    """The drafts with their texts, each written by its pen; those of one model are written together."""
+    """The drafts with their texts, each written and improved by its pen; those of one model are together."""
     options: list[list[Draft]] = [[] for _ in drafts]
     for _, places in _grouped([(id(pen.model), pen.candidates) for pen in pens]):
         pen = pens[places[0]]
@@ -48,7 +50,8 @@ def written(drafts: Sequence[Draft], pens: Sequence[Pen], sampling: Sampling) ->
         answers = pen.model.generate(prompts, pen.candidates, sampling, prefixes)
         for i, some in zip(places, answers, strict=True):
             options[i] = [finished(drafts[i], answer, pen.format) for answer in some]
-    return [some[place] for some, place in zip(options, _chosen(options, pens), strict=True)]
+    chosen = [some[place] for some, place in zip(options, _chosen(options, pens), strict=True)]
+    return _improved(chosen, pens, sampling.seed)
 
 
 def _chosen(options: Sequence[Sequence[Draft]], pens: Sequence[Pen]) -> list[int]:
@@ -67,6 +70,37 @@ def _chosen(options: Sequence[Sequence[Draft]], pens: Sequence[Pen]) -> list[int
         ):
             best[i] = place
     return best
+
+
+def _improved(drafts: Sequence[Draft], pens: Sequence[Pen], seed: int) -> list[Draft]:
+    """The drafts after their rounds of improvement; those without a stage that improves stay as they are."""
+    found = list(drafts)
+    ways = [
+        None if pen.improving is None else (id(pen.improving.improver), pen.improving.config) for pen in pens
+    ]
+    for _, places in _grouped(ways):
+        improving = pens[places[0]].improving
+        if improving is None:
+            continue
+        from penname.methods.pit.about import joined
+        from penname.methods.pit.form import Case
+
+        abouts = [pen.improving.about if pen.improving is not None else "" for pen in pens]
+        cases = [
+            Case(drafts[i].request.input, drafts[i].text, joined(drafts[i].profiles) or abouts[i])
+            for i in places
+        ]
+        for i, one in zip(places, improving.improver.improve(cases, improving.config, seed), strict=True):
+            update = {
+                "text": one.text,
+                "first": drafts[i].text,
+                "rounds": one.rounds,
+                "notes": (*drafts[i].notes, f"pit: {one.stopped}"),
+                # A text that was taken ended by itself, whatever the first one did.
+                "finish": "stop" if any(made.taken for made in one.rounds) else drafts[i].finish,
+            }
+            found[i] = drafts[i].model_copy(update=update)
+    return found
 
 
 def _grouped(keys: Sequence[Hashable]) -> list[tuple[Hashable, list[int]]]:

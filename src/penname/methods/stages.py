@@ -19,9 +19,10 @@ STAGES = {
     "rest-pg": "by a model trained to reason and then write; a colon names the run's folder",
     "p-dpo": "by a model trained on preferences, with the user's soft prompt; a colon names the run's folder",
     "p-rm": "the best of several drafts by the user's trained reward; a colon names the run's folder",
+    "pit": "improved in rounds by a trained model, last of all; a colon names the run's folder",
 }
 READ_HISTORY = ("retrieval", "step-back")  # the stages that need documents
-TRAINED = ("rest-pg", "p-dpo", "p-rm")  # the stages that need a result of training
+TRAINED = ("rest-pg", "p-dpo", "p-rm", "pit")  # the stages that need a result of training
 
 
 def stages(method: str) -> dict[str, str]:
@@ -30,8 +31,8 @@ def stages(method: str) -> dict[str, str]:
     Raises:
         UnknownMethodError: a part of the name is no stage; the message offers the nearest.
         UnknownRetrieverError: `retrieval:` names no retriever.
-        BadInputError: a stage stands twice, `none` beside another, a colon after a stage that takes none, or
-            nothing behind a colon.
+        BadInputError: a stage stands twice, `none` beside another, `pit` before another, a colon after a
+            stage that takes none, or nothing behind a colon.
         TrainedError: `rest-pg` stands without a stage that reads histories, and its run is not there.
     """
     parts = [part.partition(":") for part in method.split("+")]
@@ -41,7 +42,7 @@ def stages(method: str) -> dict[str, str]:
         if colon and stage not in ("retrieval", *TRAINED):
             raise BadInputError(
                 f"method {method!r}: {stage!r} takes no name after a colon; "
-                "'retrieval', 'rest-pg', 'p-dpo' and 'p-rm' do"
+                "'retrieval', 'rest-pg', 'p-dpo', 'p-rm' and 'pit' do"
             )
         if colon and stage == "retrieval" and named not in RETRIEVERS:
             raise UnknownRetrieverError(named, RETRIEVERS)
@@ -50,6 +51,8 @@ def stages(method: str) -> dict[str, str]:
     found = {stage: named for stage, _, named in parts}
     if len(found) != len(parts) or ("none" in found and len(parts) > 1):
         raise BadInputError(f"method {method!r}: each stage once, and 'none' alone")
+    if "pit" in found and parts[-1][0] != "pit":
+        raise BadInputError(f"method {method!r}: 'pit' improves what the other stages wrote: put it last")
     found.pop("none", None)
     if "rest-pg" in found and found.keys().isdisjoint(READ_HISTORY):
         return {**_learnt_with(run_folder("rest-pg", found["rest-pg"])), **found}

@@ -24,11 +24,12 @@ from penname.methods.erase import forget
 from penname.methods.prlhf.answers import Answers, Question
 from penname.methods.prlhf.config import FEATURED
 from penname.methods.prlhf.jobs import Example, with_reference
-from penname.methods.prlhf.reward import head_of, load_run, reference
+from penname.methods.prlhf.reward import head_of, reference
 from penname.methods.prlhf.soft import SoftTable
 from penname.methods.prlhf.texts import TextReader
 from penname.methods.prlhf.users import GENERIC, soft_prompts
 from penname.store import Store
+from penname.train.base import load_run
 from penname.train.folder import Trained, open_trained
 from penname.train.kept import Asked
 from penname.train.model import Trainable

@@ -30,11 +30,11 @@ from penname.methods.prlhf.card import model_card
 from penname.methods.prlhf.comparisons import Pairs
 from penname.methods.prlhf.config import HEAD
 from penname.methods.prlhf.lowrank import LowRankConfig, LowRankReward, fit
-from penname.methods.prlhf.method import checked_base
 from penname.methods.prlhf.table import UserTable
 from penname.methods.prlhf.users import GENERIC
 from penname.records import Prompt
 from penname.tasks import PromptTexts
+from penname.train.base import checked_base
 from penname.train.checkpoint import load_tensors, save_tensors
 from penname.train.folder import CARD, Trained, check_free, finish, workshop
 from penname.train.index import create_index

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from penname.errors import BadInputError, ModelError, ModelNotFoundError, TrainedError
-from penname.lm import ModelConfig, load_model, parse
+from penname.errors import ModelNotFoundError, TrainedError
+from penname.lm import ModelConfig, load_model
 from penname.lm.base import LanguageModel, Prefix
 from penname.methods.prlhf.soft import SoftTable
+from penname.train.base import checked_base
 from penname.train.folder import Trained, open_trained
 
 if TYPE_CHECKING:
@@ -65,14 +66,6 @@ class Personal:
         return Prefix(hashlib.sha256(rows.tobytes()).hexdigest(), rows)
 
 
-def base_fingerprint(config: ModelConfig) -> str:
-    """The fingerprint of a base model, the same wherever it runs and whatever is laid over it.
-
-    Raises as `load_model` does.
-    """
-    return load_model(replace(config, adapter=None, device=None)).fingerprint
-
-
 def open_personal(folder: Path | str, base: str | ModelConfig | None = None) -> Personal:
     """The trained run in `folder`, ready to write.
 
@@ -87,30 +80,6 @@ def open_personal(folder: Path | str, base: str | ModelConfig | None = None) -> 
     trained = open_trained(folder, METHOD)
     model = _model(trained, base)
     return Personal(trained.path, model, SoftTable.open(trained, model.width))
-
-
-def checked_base(trained: Trained, base: str | ModelConfig | None) -> ModelConfig:
-    """The base model's configuration, when it is the one that the run was trained over."""
-    try:
-        config = base if isinstance(base, ModelConfig) else parse(base or trained.model)
-        found = base_fingerprint(config)
-    except (ModelError, BadInputError) as error:
-        raise TrainedError(
-            f"{trained.path} was trained over {trained.model!r}, and its base model cannot be opened "
-            f"({error}): put it back, or name it with --model"
-        ) from error
-    if config.remote or config.adapter is not None:
-        raise TrainedError(
-            f"{trained.path} cannot be laid over {config.model!r}: its base model is one that runs here, "
-            "without an adapter"
-        )
-    if found != trained.model_fingerprint:
-        raise TrainedError(
-            f"{trained.path} was trained over {trained.model!r} with the weights "
-            f"{trained.model_fingerprint[:12]}, and {config.model!r} has the weights {found[:12]}: "
-            "a run writes with its own base model only"
-        )
-    return config
 
 
 def _model(trained: Trained, base: str | ModelConfig | None) -> TransformersLM:

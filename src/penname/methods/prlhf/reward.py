@@ -18,14 +18,14 @@ from penname.lm import ModelConfig
 from penname.lm.files import fingerprint
 from penname.methods.prlhf.answers import Answers, Question
 from penname.methods.prlhf.config import FEATURED, HEAD
-from penname.methods.prlhf.method import checked_base
 from penname.methods.prlhf.soft import SoftTable
 from penname.methods.prlhf.texts import TextReader
 from penname.methods.prlhf.users import GENERIC
 from penname.records import Prompt
+from penname.train.base import load_run
 from penname.train.checkpoint import load_tensors
 from penname.train.folder import CARD, Trained, open_trained
-from penname.train.model import Trainable, load_trainable
+from penname.train.model import Trainable
 
 if TYPE_CHECKING:
     from penname.methods.prlhf.rerank import Reward
@@ -46,23 +46,6 @@ def open_reward(folder: Path | str, model: str | ModelConfig | None = None) -> R
 
         return open_featured(trained, model)
     return ModelReward(trained, load_run(trained, model))
-
-
-def load_run(trained: Trained, model: str | ModelConfig | None = None) -> Trainable:
-    """The run's model, frozen, as it was trained: base, adapter and type.
-
-    Raises:
-        TrainedError: the adapter is missing, or the base model has other weights.
-    """
-    dtype = trained.settings.get("dtype")
-    whole = trained.path / "model"
-    if trained.adapter is None and whole.is_dir():
-        shape = trained.settings.get("shape")
-        return load_trainable(ModelConfig(str(whole), shape=shape), weights=None, dtype=dtype)
-    base = checked_base(trained, model)
-    if trained.adapter is None:
-        raise TrainedError(f"{trained.path} is cut short: neither adapter/ nor model/ is there")
-    return load_trainable(base, weights=None, dtype=dtype, adapter=trained.adapter)
 
 
 class ModelReward:

@@ -45,6 +45,7 @@ __all__ = [
     "as_completion",
     "as_prompt",
     "fit",
+    "plain",
     "prepare",
     "read_preferences",
     "read_user",
@@ -226,9 +227,16 @@ def split(prepared: Prepared, share: float, seed: int = 0) -> tuple[Prepared, Pr
     return replace(sides[0], left_out=prepared.left_out), sides[1]
 
 
+def plain(prompt: Prompt) -> Prompt:
+    """The prompt, for comparing: one message of the user is the same as its text."""
+    if not isinstance(prompt, str) and len(prompt) == 1 and prompt[0].role == "user":
+        return prompt[0].content
+    return prompt
+
+
 def _drawn(item: Pair | Rated, seed: int) -> float:
     """A number in [0, 1) that seed, user and prompt decide."""
-    return int(digest([seed, item.user, _messages(_plain(item.prompt))])[:13], 16) / 16**13
+    return int(digest([seed, item.user, _messages(plain(item.prompt))])[:13], 16) / 16**13
 
 
 def _readable(
@@ -293,15 +301,15 @@ def _settled(
 
 def _sides(pair: Pair) -> tuple[str | None, Hashable, Hashable]:
     chosen, rejected = pair.chosen.strip(), pair.rejected.strip()
-    return pair.user, (_plain(pair.prompt), frozenset((chosen, rejected))), chosen
+    return pair.user, (plain(pair.prompt), frozenset((chosen, rejected))), chosen
 
 
 def _verdict(rated: Rated) -> tuple[str | None, Hashable, Hashable]:
-    return rated.user, (_plain(rated.prompt), rated.completion.strip()), rated.liked
+    return rated.user, (plain(rated.prompt), rated.completion.strip()), rated.liked
 
 
 def _score(rating: Rating) -> tuple[str | None, Hashable, Hashable]:
-    return rating.user, (_plain(rating.prompt), rating.completion.strip()), rating.rating
+    return rating.user, (plain(rating.prompt), rating.completion.strip()), rating.rating
 
 
 def _paired(ratings: Sequence[Rating], left_out: Counter[str]) -> Iterator[Pair]:
@@ -309,7 +317,7 @@ def _paired(ratings: Sequence[Rating], left_out: Counter[str]) -> Iterator[Pair]
     of_prompt: dict[Hashable, list[Rating]] = defaultdict(list)
     for place, rating in enumerate(_settled(ratings, _score, left_out)):
         # Those without a user are each alone.
-        of_prompt[rating.user, _plain(rating.prompt), place if rating.user is None else None].append(rating)
+        of_prompt[rating.user, plain(rating.prompt), place if rating.user is None else None].append(rating)
     for group in of_prompt.values():
         differ = [two for two in combinations(group, 2) if two[0].rating != two[1].rating]
         if not differ:
@@ -338,13 +346,6 @@ def _rated(found: Iterable[Feedback], left_out: Counter[str]) -> list[Rated]:
 def _nothing(left_out: dict[str, int]) -> str:
     why = "; ".join(f"{number:,} {reason}" for reason, number in left_out.items() if number)
     return f"no preferences to train on{f' (left out: {why})' if why else ': the source holds none'}"
-
-
-def _plain(prompt: Prompt) -> Prompt:
-    """The prompt, for comparing: one message of the user is the same as its text."""
-    if not isinstance(prompt, str) and len(prompt) == 1 and prompt[0].role == "user":
-        return prompt[0].content
-    return prompt
 
 
 def _messages(prompt: Prompt) -> str | list[list[str]]:
