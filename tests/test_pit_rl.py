@@ -19,7 +19,8 @@ from penname.lm.local import TransformersLM
 from penname.methods.pit import rl
 from penname.methods.pit.config import RLConfig
 from penname.methods.pit.form import Case, Form
-from penname.methods.pit.rl import RLJob, merged, train_rl
+from penname.methods.pit.rl import train_rl
+from penname.methods.pit.rl_job import RLJob, merged
 from penname.methods.pit.rloo import advantages, penalised, rewards
 from penname.tasks import PromptTexts
 from penname.train.folder import Trained, open_trained, rewards_behind

@@ -90,6 +90,20 @@ def rewards_behind(path: Path | str) -> set[str]:
     return set(rewards) | (rewards_behind(base) if base and Path(base) != folder else set())
 
 
+def link_weights(source: str, target: str) -> None:
+    """A copy of one file of a result within another, for `shutil.copytree`.
+
+    Weights are not written twice where one disk holds both; small files may change, and are copied.
+    """
+    if source.endswith(".safetensors"):
+        try:
+            Path(target).hardlink_to(source)
+            return
+        except OSError:  # another disk
+            pass
+    shutil.copyfile(source, target)
+
+
 _FIELDS = ("method", "model", "model_fingerprint", "settings", "data", "version")
 
 

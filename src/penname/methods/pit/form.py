@@ -16,7 +16,7 @@ from penname.tasks.prompts import fill, quote_labels
 from penname.train.preferences.data import Pair
 from penname.train.preferences.prompts import as_text
 
-STOP = ("\nRequest:", "\nDraft:", "\nRevised:")
+STOP = ("\nRequest:", "\nDraft:", "\nRevised:", "\nAbout the writer")
 """What ends an improved text, where a model of completion shape goes on with another example."""
 
 _LABELS = ("Request", "Draft", "Revised", "About the writer")

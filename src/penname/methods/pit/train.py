@@ -30,7 +30,16 @@ from penname.methods.pit.thirds import thirds
 from penname.tasks import PromptTexts
 from penname.train import seen
 from penname.train.base import checked_base
-from penname.train.folder import CARD, METRICS, Trained, check_free, finish, open_trained, workshop
+from penname.train.folder import (
+    CARD,
+    METRICS,
+    Trained,
+    check_free,
+    finish,
+    link_weights,
+    open_trained,
+    workshop,
+)
 from penname.train.index import create_index
 from penname.train.model import trainable_config
 from penname.train.optimizer import OptimizerSettings
@@ -294,27 +303,16 @@ def _finish(
     def fill(result: Path) -> None:
         for part in made.iterdir():
             if part.is_dir():
-                shutil.copytree(part, result / part.name, copy_function=_link)
+                shutil.copytree(part, result / part.name, copy_function=link_weights)
         if (folder / seen.SEEN).is_dir():
             shutil.copytree(folder / seen.SEEN, result / seen.SEEN)
         if sft is not None:
-            shutil.copytree(sft, result / "sft", copy_function=_link)
+            shutil.copytree(sft, result / "sft", copy_function=link_weights)
         create_index(result, sorted(users))
         put(result / _README, readme)
 
     shutil.copyfile(made / METRICS, folder / METRICS)
     return finish(folder, out, card, fill)
-
-
-def _link(source: str, target: str) -> None:
-    """Weights are not written twice where one disk holds both; small files may change, and are copied."""
-    if source.endswith(".safetensors"):
-        try:
-            Path(target).hardlink_to(source)
-            return
-        except OSError:  # another disk
-            pass
-    shutil.copyfile(source, target)
 
 
 def _card(folder: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from penname.methods.restpg.select import Sample, best, sample_of, summary
 from penname.records import Prompt, digest, prompt_values
 from penname.tasks import Task, continuation
 from penname.train import seen
-from penname.train.folder import CARD, METRICS, Trained, check_free, finish, workshop
+from penname.train.folder import CARD, METRICS, Trained, check_free, finish, link_weights, workshop
 from penname.train.index import create_index
 from penname.train.sft import Written, train_sft
 
@@ -327,7 +327,7 @@ class _Run:
             create_index(result, sorted(users))
             shutil.copytree(folder / seen.SEEN, result / seen.SEEN)
             # Hard links: the weights of several models are not written twice.
-            shutil.copytree(folder / "iterations", result / "iterations", copy_function=_link)
+            shutil.copytree(folder / "iterations", result / "iterations", copy_function=link_weights)
             (result / "iterations" / str(last) / "model").rename(result / "model")
             shutil.copyfile(result / "iterations" / str(last) / METRICS, folder / METRICS)
             shutil.rmtree(result / "iterations" / str(last))
@@ -363,7 +363,3 @@ def _marked(samples: Sequence[Sample], kept: Sequence[int]) -> list[dict[str, An
 def _named(example: Example) -> dict[str, Any]:
     request = example.request
     return {"id": request.id, "users": list(request.users), "input": request.input, "gold": example.gold}
-
-
-def _link(source: str, target: str) -> None:
-    Path(target).hardlink_to(source)
