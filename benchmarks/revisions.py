@@ -205,7 +205,8 @@ def sft(out: Path, given: argparse.Namespace) -> None:
 def gap(out: Path, given: argparse.Namespace) -> None:
     """The second stage: by how much a text is better than a draft."""
     pairs = parts(out, given)[1].pairs
-    config = GapConfig(optimizer=OptimizerSettings(lr=given.gap_lr), loop=loop(given, given.gap_epochs))
+    settings = replace(loop(given, given.gap_epochs), batch=given.gap_batch)
+    config = GapConfig(optimizer=OptimizerSettings(lr=given.gap_lr), loop=settings)
     with shown(f"gap on {len(pairs)} pairs") as tell:
         train_gap(pairs, out / "gap", model=given.model, config=config, progress=tell, note=console.print)
 
@@ -313,21 +314,22 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-words", type=int, default=120, help="of every text, whole sentences")
     for side, name in (("", "PIT"), ("judge-", "the judge")):
-        parser.add_argument(f"--{side}corruptions", type=int, default=150, help=f"spoilt texts for {name}")
+        parser.add_argument(f"--{side}corruptions", type=int, default=300, help=f"spoilt texts for {name}")
         parser.add_argument(f"--{side}drafts", type=int, default=150, help=f"the model's drafts for {name}")
-    parser.add_argument("--cases", type=int, default=60, help="drafts of each kind to improve")
+    parser.add_argument("--cases", type=int, default=40, help="drafts of each kind to improve")
     parser.add_argument("--judge-epochs", type=float, default=2.0)
     parser.add_argument("--judge-lr", type=float, default=5e-4)
     parser.add_argument("--train-limit", type=int, default=None, help="pairs of each third")
     parser.add_argument("--sft-epochs", type=float, default=2.0)
     parser.add_argument("--sft-lr", type=float, default=5e-4)
     parser.add_argument("--gap-epochs", type=float, default=2.0)
-    parser.add_argument("--gap-lr", type=float, default=5e-4)
-    parser.add_argument("--rl-cases", type=int, default=96, help="drafts of each stage of the curriculum")
+    parser.add_argument("--gap-lr", type=float, default=1e-3)
+    parser.add_argument("--gap-batch", type=int, default=8)
+    parser.add_argument("--rl-cases", type=int, default=64, help="drafts of each stage of the curriculum")
     parser.add_argument("--rl-epochs", type=float, default=1.0)
     parser.add_argument("--rl-samples", type=int, default=4)
-    parser.add_argument("--rl-batch", type=int, default=8)
-    parser.add_argument("--rl-lr", type=float, default=1e-4)
+    parser.add_argument("--rl-batch", type=int, default=4)
+    parser.add_argument("--rl-lr", type=float, default=2e-4)
     parser.add_argument("--beta", type=float, default=0.05)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--temperature", type=float, default=0.5, help="of improved texts")
