@@ -57,12 +57,14 @@ def test_a_file_of_the_first_schema_is_brought_up_to_date_with_all_that_it_holds
     with Store(file) as store:
         store.add_user("ann", "Ann")
     with contextlib.closing(sqlite3.connect(file)) as raw, raw:
-        raw.execute("DROP TABLE trained")
+        for table in ("trained", "key_users", "keys"):
+            raw.execute(f"DROP TABLE {table}")
         raw.execute(f"UPDATE {VERSION_TABLE} SET version_num = '0001'")
     with Store(file) as store:
         assert store.schema == Schema(HEAD, HEAD)
         assert store.user("ann").name == "Ann"
         assert store.trained() == []
+        assert store.keys() == []
 
 
 def test_another_programs_file_is_refused_untouched(tmp_path: Path) -> None:

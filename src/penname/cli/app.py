@@ -12,10 +12,12 @@ from penname.cli import (
     evaluate,
     importer,
     improve,
+    keys,
     pittrain,
     prefer,
     profile,
     selftrain,
+    serve,
     setup,
     train,
     trained,
@@ -78,8 +80,11 @@ app.command("improve")(improve.improve)
 app.command("tasks")(write.tasks)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(evaluate.report)
+app.command("serve")(serve.serve)
+app.command("mcp")(serve.mcp)
 app.command("export")(data.export)
 app.command("erase")(data.erase)
+app.add_typer(keys.keys_app, name="keys")
 app.command("setup")(setup.setup)
 db_app.command("upgrade")(data.upgrade)
 app.add_typer(db_app, name="db")

@@ -12,13 +12,14 @@ token to token; `Decoding` is only made for models that `TransformersLM` has fou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 from transformers import AttentionInterface
+from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -199,6 +200,38 @@ def prepare(model: Any) -> bool:
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)
     return True
+
+
+def can_write(model: Any, pad: Callable[..., Any], forward: Callable[..., Any]) -> bool:
+    """Whether `Decoding` writes with the causal model what its plain reading writes; prepares it if so.
+
+    Args:
+        pad: rows of ids to ids and mask, as `TransformersLM` pads them.
+        forward: ids and mask to logits and the cache.
+    """
+    # Ids across the vocabulary: the first ones are control tokens, of extreme states in many models.
+    ids = [model.get_input_embeddings().num_embeddings * place // 10 for place in range(10)]
+    prompts, texts, origin = [ids[:3], ids[3:5]], [ids[5:7], ids[6:8], ids[7:9]], [0, 1, 1]
+    with torch.inference_mode():
+        padded, mask = pad(prompts)
+        _, cache = forward(padded, mask, keep=1)
+        if not all(type(layer) is DynamicLayer for layer in cache.layers):
+            return False
+        whole = [prompts[at] + text for at, text in zip(origin, texts, strict=True)]
+        wanted = forward(*pad(whole), keep=1)[0][:, -1].float()
+        if not prepare(model):
+            return False
+        try:
+            reading = Decoding(model, cache, mask, origin, 2)
+            reading.read(padded.new_tensor([text[0] for text in texts]))
+            found = reading.read(padded.new_tensor([text[1] for text in texts])).float()
+        except NotPlainError:
+            found = torch.full_like(wanted, torch.nan)
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
+    alike = torch.allclose(found, wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max()))
+    if not alike:
+        model.set_attn_implementation("sdpa")
+    return alike
 
 
 def _room(keys: torch.Tensor, values: torch.Tensor, texts: int, most: int) -> _Layer:

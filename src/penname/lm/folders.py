@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from penname.errors import ModelNotFoundError
+from penname.errors import ModelError, ModelNotFoundError
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -48,3 +50,12 @@ def check_adapter(folder: Path) -> None:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise ModelNotFoundError(f"{folder} holds no adapter: {name} is missing")
+
+
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Say which folder it was that a library could not load."""
+    try:
+        yield
+    except Exception as error:  # the libraries raise of every kind
+        raise ModelError(f"cannot load {folder}: {type(error).__name__}: {error}") from error

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,19 +18,19 @@ from uuid import uuid4
 import numpy as np
 import torch
 
-from penname.errors import ModelError
+from penname.errors import BadInputError, ModelError
 from penname.lm.base import Generation, Prefix, Sampling, Score, Shape, sample_seed
 from penname.lm.batches import Group, Limits, by_length, shared, together
 from penname.lm.config import ModelConfig
-from penname.lm.decoding import Decoding, NotPlainError, prepare
+from penname.lm.decoding import Decoding, can_write
 from penname.lm.files import fingerprint
-from penname.lm.folders import check_adapter, check_model, end_tokens, read_json
+from penname.lm.folders import check_adapter, check_model, end_tokens, loading, read_json
 from penname.lm.libraries import quiet
 from penname.lm.prefixes import FIRST, SoftPrompts
 from penname.lm.rollout import Reading, Repeated, Row, batches, take, write
 from penname.lm.sampling import check, check_fits, context_of, most_tokens
-from penname.lm.scores import TokenPair, choose_by, read_pairs, score_of
-from penname.lm.text import Codec, Writing, streamed
+from penname.lm.scores import TokenPair, choose_by, of_tokens, read_pairs, score_of
+from penname.lm.text import Codec, Showing, Writing, shown, streamed
 from penname.records import Prompt
 
 # A step of 128 texts takes little longer than one of 32: the weights are read once for all. 256 MB of logits.
@@ -99,7 +98,7 @@ class TransformersLM:
         """As `LanguageModel.generate`."""
         check(sampling, n)
         soft = self._soft(prefixes, len(prompts))
-        read = self._read(prompts, soft, sampling)
+        read = self._read(prompts, soft, [sampling] * len(prompts))
         texts = [
             [
                 Row(Writing(self._codec, ids, sampling), sample_seed(sampling.seed, prompt, number))
@@ -115,13 +114,54 @@ class TransformersLM:
 
     def stream(
         self, prompt: Prompt, sampling: Sampling = Sampling(), prefix: Prefix | None = None
-    ) -> Iterator[str]:
-        """As `LanguageModel.stream`."""
+    ) -> Generator[str, None, Generation]:
+        """As `LanguageModel.stream`; returns the whole."""
         check(sampling)
         soft = self._soft([prefix], 1)
-        writing = Writing(self._codec, self._read([prompt], soft, sampling)[0], sampling)
+        writing = Writing(self._codec, self._read([prompt], soft, [sampling])[0], sampling)
         row = Row(writing, sample_seed(sampling.seed, prompt, 0))
         return streamed(writing, self._write([row], sampling, soft), sampling.stop)
+
+    def stream_many(
+        self,
+        prompts: Sequence[Prompt],
+        samplings: Sequence[Sampling],
+        prefixes: Sequence[Prefix | None] | None = None,
+        numbers: Sequence[int] | None = None,
+        gone: Container[int] = (),
+    ) -> Generator[list[tuple[int, str]], None, list[Generation]]:
+        """Several texts as they are written together, each as it would be alone; returns them whole.
+
+        After each step come the pieces that are new, each with the place of its text.
+
+        Args:
+            samplings: one for each prompt; all of one temperature and one top_p.
+            numbers: which sample of its prompt each text is, as `generate` counts them; 0 where None.
+            gone: places of texts that nobody waits for any more, looked at after each step: they end there.
+
+        Raises:
+            PromptTooLongError, BadInputError: as `generate`, before anything is written.
+        """
+        if len({(one.temperature, one.top_p) for one in samplings}) > 1:
+            raise BadInputError("texts that are written together need one temperature and one top_p")
+        for sampling in samplings:
+            check(sampling)
+        soft = self._soft(prefixes, len(prompts))
+        read = self._read(prompts, soft, samplings)
+        rows = []
+        for at, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
+            number = 0 if numbers is None else numbers[at]
+            seed = sample_seed(sampling.seed, prompt, number)
+            rows.append(Row(Writing(self._codec, read[at], sampling), seed))
+        if rows:
+            place = {row: at for at, row in enumerate(rows)}
+            # Room for the longest: the other settings are each text's own.
+            longest = max(samplings, key=most_tokens)
+            for batch in batches(rows, longest, self._vocabulary, self._limits, repeated=not self._plain):
+                places = {place[row] for row in batch}
+                texts = {at: Showing(rows[at].writing, samplings[at].stop) for at in places}
+                yield from shown(texts, self._write(batch, longest, soft), gone)
+        return [row.writing.generation() for row in rows]
 
     def score(
         self,
@@ -155,7 +195,7 @@ class TransformersLM:
         quiet()
         from transformers import AutoConfig
 
-        with _loading(self._folder):
+        with loading(self._folder):
             config = AutoConfig.from_pretrained(self._folder).get_text_config()
             return int(getattr(config, "word_embed_proj_dim", None) or config.hidden_size)
 
@@ -181,11 +221,13 @@ class TransformersLM:
         # Only where there are any is the width of interest.
         return SoftPrompts(prefixes, count, self.width if any(prefixes or ()) else 0)
 
-    def _read(self, prompts: Sequence[Prompt], soft: SoftPrompts, sampling: Sampling) -> list[list[int]]:
+    def _read(
+        self, prompts: Sequence[Prompt], soft: SoftPrompts, samplings: Sequence[Sampling]
+    ) -> list[list[int]]:
         encoded = [
             before + self._codec.prompt(prompt) for before, prompt in zip(soft.ids, prompts, strict=True)
         ]
-        for ids in encoded:
+        for ids, sampling in zip(encoded, samplings, strict=True):
             check_fits(len(ids), most_tokens(sampling), self.context)
         return encoded
 
@@ -233,7 +275,7 @@ class TransformersLM:
         logits, _ = self._forward(ids, mask, keep=keep, soft=soft)
         # Padded on the left, rows end together; the logits before a token are those that speak of it.
         return [
-            _of_tokens(row[-len(completion) :], completion)
+            of_tokens(row[-len(completion) :], completion)
             for row, (_, completion) in zip(logits, pairs, strict=True)
         ]
 
@@ -255,7 +297,7 @@ class TransformersLM:
         unread = min(starts)
         logits, _ = self._forward(ids, torch.cat([mask, rest_mask], dim=1), cache, keep=ids.shape[1] - unread)
         return [
-            _of_tokens(row[start - unread :][: len(completion)], completion)
+            of_tokens(row[start - unread :][: len(completion)], completion)
             for row, start, (_, completion) in zip(logits, starts, pairs, strict=True)
         ]
 
@@ -318,34 +360,8 @@ class TransformersLM:
 
         Where it does not, `Repeated` is what writes: a property of the model, known before the first text.
         """
-        from transformers.cache_utils import DynamicLayer
-
         inner = _inner(self._model[0])
-        if not self._can_share:
-            return False
-        # Ids across the vocabulary: the first ones are control tokens, of extreme states in many models.
-        ids = [inner.get_input_embeddings().num_embeddings * place // 10 for place in range(10)]
-        prompts, texts, origin = [ids[:3], ids[3:5]], [ids[5:7], ids[6:8], ids[7:9]], [0, 1, 1]
-        with torch.inference_mode():
-            padded, mask = self._pad(prompts)
-            _, cache = self._forward(padded, mask, keep=1)
-            if not all(type(layer) is DynamicLayer for layer in cache.layers):
-                return False
-            whole = [prompts[at] + text for at, text in zip(origin, texts, strict=True)]
-            wanted = self._forward(*self._pad(whole), keep=1)[0][:, -1].float()
-            if not prepare(inner):
-                return False
-            try:
-                reading = Decoding(inner, cache, mask, origin, 2)
-                reading.read(padded.new_tensor([text[0] for text in texts]))
-                found = reading.read(padded.new_tensor([text[1] for text in texts])).float()
-            except NotPlainError:
-                found = torch.full_like(wanted, torch.nan)
-        tolerance = 1e-3 if inner.dtype == torch.float32 else 0.1
-        alike = torch.allclose(found, wanted, rtol=tolerance, atol=tolerance * float(wanted.abs().max()))
-        if not alike:
-            inner.set_attn_implementation("sdpa")
-        return alike
+        return self._can_share and can_write(inner, self._pad, self._forward)
 
     @cached_property
     def _device(self) -> str:
@@ -360,7 +376,7 @@ class TransformersLM:
         quiet()
         from transformers import AutoTokenizer
 
-        with _loading(self._folder):
+        with loading(self._folder):
             tokenizer = AutoTokenizer.from_pretrained(self._folder)
         return Codec(tokenizer, end_tokens(self._folder))
 
@@ -372,7 +388,7 @@ class TransformersLM:
 
         fast = self._device != "cpu" or torch.cpu.get_capabilities().get("avx512_bf16", False)
         dtype = self.config.dtype or ("bfloat16" if fast else "float32")
-        with _loading(self._folder):
+        with loading(self._folder):
             model: Any = AutoModelForCausalLM.from_pretrained(
                 self._folder, dtype=getattr(torch, dtype), use_safetensors=True
             )
@@ -380,10 +396,10 @@ class TransformersLM:
         if self._adapter is not None:
             from peft import PeftModel
 
-            with _loading(self._adapter), warnings.catch_warnings():
+            with loading(self._adapter), warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
                 model = PeftModel.from_pretrained(model, str(self._adapter))
-        with _loading(self._folder):
+        with loading(self._folder):
             model = model.to(self._device)
         return model.eval(), takes
 
@@ -396,22 +412,6 @@ def _embedded(embed: Any, ids: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
     return read
 
 
-def _of_tokens(ahead: torch.Tensor, tokens: list[int]) -> list[float]:
-    """Log-probability of each of the (n,) tokens, taken in float32 from the (n, vocabulary) logits."""
-    ahead = ahead.float()
-    chosen = ahead.gather(-1, torch.tensor(tokens, device=ahead.device)[:, None])[:, 0]
-    return (chosen - ahead.logsumexp(dim=-1)).tolist()
-
-
 def _inner(model: Any) -> Any:
     """The causal model, out of what peft may have put around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-@contextmanager
-def _loading(folder: Path) -> Iterator[None]:
-    """Say which folder it was that a library could not load."""
-    try:
-        yield
-    except Exception as error:  # the libraries raise of every kind
-        raise ModelError(f"cannot load {folder}: {type(error).__name__}: {error}") from error

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from penname.errors import BadInputError
 from penname.lm.base import Score, check_options, shares
 from penname.lm.sampling import check_fits
 from penname.lm.text import Codec
 from penname.records import Prompt
+
+if TYPE_CHECKING:
+    import torch
 
 TokenPair = tuple[list[int], list[int]]
 """Token ids of a prompt and of its completion."""
@@ -58,3 +62,12 @@ def choose_by(
     asked = [prompt for prompt, mine in zip(prompts, options, strict=True) for _ in mine]
     totals = iter(one.total for one in score(asked, [option for mine in options for option in mine]))
     return [shares([next(totals) for _ in mine]) for mine in options]
+
+
+def of_tokens(ahead: torch.Tensor, tokens: list[int]) -> list[float]:
+    """Log-probability of each of the (n,) tokens, taken in float32 from the (n, vocabulary) logits."""
+    import torch
+
+    ahead = ahead.float()
+    chosen = ahead.gather(-1, torch.tensor(tokens, device=ahead.device)[:, None])[:, 0]
+    return (chosen - ahead.logsumexp(dim=-1)).tolist()

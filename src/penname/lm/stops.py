@@ -20,7 +20,7 @@ def until_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     held = ""
     for piece in pieces:
         held += piece
-        undecided = len(held) - _beginning(held, stops)
+        undecided = len(held) - beginning(held, stops)
         end = stop_at(held, stops)
         ready = held[: min(end, undecided)]
         if ready:
@@ -32,7 +32,7 @@ def until_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
         yield rest
 
 
-def _beginning(text: str, stops: Sequence[str]) -> int:
+def beginning(text: str, stops: Sequence[str]) -> int:
     """Length of the longest end of `text` that begins a stop string without being all of it."""
     longest = min(len(text), max(map(len, stops), default=1) - 1)
     return next((n for n in range(longest, 0, -1) if any(_begins(text[-n:], s) for s in stops)), 0)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from copy import copy
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from penname.errors import BadInputError
 from penname.lm.base import Generation, Sampling, Thinking
-from penname.lm.stops import stop_at, until_stop
+from penname.lm.stops import beginning, stop_at
 from penname.records import Message, Prompt, check_text
 
 # Names that end tokens go by. Small models end a text with one that their configuration does not name.
@@ -229,23 +228,62 @@ class Writing:
         self._window, self._read = self._read, len(self.ids)
 
 
-def streamed(writing: Writing, steps: Iterator[None], stops: Sequence[str]) -> Iterator[str]:
-    """The pieces of a text as each step adds to it; joined they are what `Writing.generation` gives.
+class Showing:
+    """What of a text may be shown while it is written: joined it is what `Writing.generation` gives.
 
-    Stop strings count in the answer alone.
+    What may be the beginning of a stop string is held back until more of the text decides it. Stop strings
+    count in the answer alone.
     """
-    shown = 0
-    while writing.answer is None:
-        next(steps)  # no text ends before its answer
-        thought = writing.text[shown : writing.answer]
-        if thought:
-            shown += len(thought)
-            yield thought
-    yield from until_stop(_answered(writing, steps, shown), stops)
+
+    def __init__(self, writing: Writing, stops: Sequence[str]) -> None:
+        self._writing = writing
+        self._stops = stops
+        self._shown = 0
+
+    def new(self) -> str:
+        """What has come since the last call; "" where there is nothing."""
+        writing = self._writing
+        text = writing.text
+        if writing.finish is not None:
+            text = writing.generation().text
+        elif writing.answer is not None:
+            text = text[: len(text) - beginning(text[writing.answer :], self._stops)]
+        piece = text[self._shown :]
+        self._shown += len(piece)
+        return piece
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self._writing.finish is not None
+
+    def end(self) -> None:
+        """Let the text end as it stands."""
+        self._writing.finish = self._writing.finish or "stop"
 
 
-def _answered(writing: Writing, steps: Iterator[None], shown: int) -> Iterator[str]:
-    for _ in chain((None,), steps):  # what is there already first
-        if piece := writing.text[shown:]:
-            shown += len(piece)
+def streamed(
+    writing: Writing, steps: Iterator[None], stops: Sequence[str]
+) -> Generator[str, None, Generation]:
+    """The pieces of a text as each step adds to it; returns the whole."""
+    showing = Showing(writing, stops)
+    for _ in steps:
+        if piece := showing.new():
             yield piece
+    return writing.generation()
+
+
+def shown(
+    texts: dict[int, Showing], steps: Iterator[None], gone: Container[int]
+) -> Iterator[list[tuple[int, str]]]:
+    """After each step the new pieces of texts that are written together, each with its text's number.
+
+    Args:
+        gone: numbers of texts that end after the next step, whatever is left to write.
+    """
+    for _ in steps:
+        for number in [number for number in texts if number in gone]:
+            texts.pop(number).end()
+        new = [(number, piece) for number, text in texts.items() if (piece := text.new())]
+        texts = {number: text for number, text in texts.items() if not text.ended}
+        yield new

@@ -33,6 +33,9 @@ copies in free pages go with the next erase or compact.
 **What was trained** from a store is noted in it by folder (`add_trained`, `trained`), so that an erase knows
 where else the user has left something. The store itself opens no such folder.
 
+**Keys** of the HTTP service (`create_key`, `key`, `revoke_key`) stand by the SHA-256 of their secret, which
+is told once and kept nowhere. A user's keys go with the user, as do services' rights to act for the user.
+
 **Schema.** Numbered Alembic migrations in `migrations/versions`. A SQLite file is made and brought up to date
 on opening; on PostgreSQL that is `penname db upgrade`'s work (`Store(url, check=False).upgrade()`). A store
 made by a newer penname is refused.
@@ -42,8 +45,8 @@ SQLAlchemy has them). A new SQLite file can be read by its owner only. PostgreSQ
 `pip install 'penname[postgresql]'`, and a database or a schema (`?options=-csearch_path%3DNAME`) of its own.
 """
 
-from penname.store.results import Added, Erased, Group, Schema, Span, TrainedFolder
+from penname.store.results import Added, Erased, Group, Key, Schema, Span, TrainedFolder
 from penname.store.store import Store
 from penname.store.user import UserStore
 
-__all__ = ["Added", "Erased", "Group", "Schema", "Span", "Store", "TrainedFolder", "UserStore"]
+__all__ = ["Added", "Erased", "Group", "Key", "Schema", "Span", "Store", "TrainedFolder", "UserStore"]

@@ -11,6 +11,7 @@ from penname.store.schema import (
     documents,
     erasures,
     gists,
+    keys,
     metadata,
     preferences,
     profiles,
@@ -28,7 +29,7 @@ def delete_user(connection: Connection, user_pk: int) -> Erased:
         query = select(func.count()).select_from(rows).where(rows.c[column] == user_pk)
         return connection.scalar(query) or 0
 
-    counts = {table.name: count(table) for table in (documents, gists, profiles, preferences)}
+    counts = {table.name: count(table) for table in (documents, gists, profiles, preferences, keys)}
     counts["vectors"] = count(documents.join(vectors), "documents_user_pk")
     naming = select(request_users.c.request_pk).where(request_users.c.user_pk == user_pk)
     counts["requests"] = connection.execute(delete(requests).where(requests.c.pk.in_(naming))).rowcount

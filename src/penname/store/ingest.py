@@ -97,7 +97,7 @@ def add_items(
         if waiting.size:
             with database.write() as connection:
                 counts: Counts = Counter()
-                keys = _make_users(connection, waiting.users, counts)
+                keys = make_users(connection, waiting.users, counts)
                 write(connection, keys, waiting, counts)
             added += Added(**counts)
         total += added
@@ -152,7 +152,8 @@ def _try(batch: Batch, item: User | Authored | Profile | Preference | Request) -
     return None
 
 
-def _make_users(connection: Connection, names: dict[str, str], counts: Counts) -> Keys:
+def make_users(connection: Connection, names: dict[str, str], counts: Counts) -> Keys:
+    """The keys of these users, made where they are new (which is counted) and locked as by `lock_users`."""
     keys: Keys = {}
     while missing := names.keys() - keys.keys():  # again only where another process erases one meanwhile
         there = _existing(connection, missing)

@@ -36,6 +36,7 @@ class Erased:
     profiles: int = 0
     preferences: int = 0
     requests: int = 0
+    keys: int = 0  # the user's own; a service's key only loses the user
 
 
 class Span(NamedTuple):
@@ -59,6 +60,23 @@ class TrainedFolder(NamedTuple):
     path: Path  # absolute
     method: str
     added_at: datetime
+
+
+class Key(NamedTuple):
+    """A key of the HTTP service, without its secret, which nobody keeps.
+
+    A user's key acts for that user; a service's key, whose `user` is None, for the users that it was given.
+    """
+
+    id: str  # may stand in logs
+    user: str | None
+    name: str  # for people to read
+    made_at: datetime  # UTC
+
+    @property
+    def service(self) -> bool:
+        """Whether it is a service's key."""
+        return self.user is None
 
 
 class Schema(NamedTuple):

@@ -23,7 +23,7 @@ from sqlalchemy import (
     Text,
 )
 
-HEAD = "0002"
+HEAD = "0003"
 VERSION_TABLE = "penname_schema"  # Alembic's table under a name that no other program uses
 
 metadata = MetaData()
@@ -144,6 +144,29 @@ trained = Table(
     Column("method", Text, nullable=False),
     Column("added_at", BigInteger, nullable=False),
     sqlite_autoincrement=True,
+)
+
+# Keys of the HTTP service. A secret is kept as its SHA-256 only; without a user it is a service's key.
+keys = Table(
+    "keys",
+    metadata,
+    Column("pk", Serial, primary_key=True),
+    Column("id", Key, nullable=False, unique=True),
+    Column("hash", Key, nullable=False, unique=True),
+    Column("user_pk", BigInteger, ForeignKey("users.pk", ondelete="CASCADE")),
+    Column("name", Text, nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+    Index("keys_by_user", "user_pk"),
+    sqlite_autoincrement=True,
+)
+
+# The users that a service's key may act for.
+key_users = Table(
+    "key_users",
+    metadata,
+    Column("key_pk", BigInteger, ForeignKey("keys.pk", ondelete="CASCADE"), primary_key=True),
+    _user_key(primary_key=True),
+    Index("key_users_by_user", "user_pk"),
 )
 
 

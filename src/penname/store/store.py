@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
@@ -15,6 +15,7 @@ from sqlalchemy import Connection, func, select
 
 from penname import paths
 from penname.errors import (
+    BadInputError,
     StoreBusyError,
     StoreFullError,
     StoreReadOnlyError,
@@ -22,11 +23,11 @@ from penname.errors import (
     UnknownUserError,
 )
 from penname.records import BadRow, Item, User, check_user_id
-from penname.store import migrate, trained
+from penname.store import keys, migrate, trained
 from penname.store.database import Database
 from penname.store.erase import compact, unfinished
 from penname.store.ingest import add_items
-from penname.store.results import Added, Group, Schema, TrainedFolder
+from penname.store.results import Added, Group, Key, Schema, TrainedFolder
 from penname.store.rows import CHUNK
 from penname.store.schema import HEAD, documents, users
 from penname.store.user import UserStore
@@ -192,6 +193,70 @@ class Store:
     def trained(self) -> list[TrainedFolder]:
         """The folders that were noted, in the order in which they came, also those that are gone."""
         return trained.folders(self._database)
+
+    # --- keys of the HTTP service
+
+    def create_key(
+        self, *, user: str | None = None, service: bool = False, users: Collection[str] = (), name: str = ""
+    ) -> tuple[Key, str]:
+        """Makes a key and returns it with its secret, which is kept nowhere and cannot be asked for again.
+
+        Args:
+            user: whose key it is, unless it is a service's.
+            service: a service's key, which acts for `users` and for those that `add_key_user` adds.
+            users: of a service's key: users of the store that it may act for from the start.
+            name: for people to read; at most 200 characters.
+
+        Raises:
+            BadInputError: neither a user nor a service, or both; or the name is too long.
+            UnknownUserError: a user who is not in the store.
+        """
+        if service == (user is not None) or (users and not service):
+            raise BadInputError("a key is a user's (user=…) or a service's (service=True, users=[…])")
+        for one in users if service else (user or "",):
+            self.user(one)  # its error offers the nearest
+        return keys.create(self._database, user, users, name)
+
+    def key(self, secret: str) -> Key | None:
+        """The key with this secret; None where there is none, or none any more."""
+        return keys.find(self._database, secret)
+
+    def keys(self) -> list[Key]:
+        """All keys, oldest first; for administration."""
+        return keys.listed(self._database)
+
+    def key_users(self, id: str, among: Collection[str] | None = None) -> tuple[str, ...]:  # noqa: A002
+        """The users that the key with this id may act for, ordered by id; none where there is no such key.
+
+        Args:
+            id: the key's.
+            among: only these are looked up, as a service may have very many.
+        """
+        return keys.users_of(self._database, id, among)
+
+    def add_key_user(self, id: str, user: str, name: str = "") -> UserStore:  # noqa: A002
+        """The part of the store of a user that the service key with this id acts for; a new user is made.
+
+        Args:
+            id: the service key's.
+            user: the user's id.
+            name: replaces the user's name, where given.
+
+        Raises:
+            BadUserIdError: no id that a user could have.
+            UnknownUserError: the user was there before, and is not the key's to act for.
+            BadInputError: no such service key.
+        """
+        keys.add_user(self._database, id, user, name)
+        return self.user(user)
+
+    def revoke_key(self, id: str) -> None:  # noqa: A002
+        """Deletes the key: requests with it are refused from now on. The users it acted for stay.
+
+        Raises:
+            BadInputError: there is no key with this id.
+        """
+        keys.revoke(self._database, id)
 
     # --- the database
 
