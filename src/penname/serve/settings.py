@@ -25,7 +25,6 @@ class ServeSettings:
     max_tokens: int = 1024  # of a draft, whatever a client asks for
     per_minute: int = 120  # requests of one key
     concurrent: int = 32  # requests in flight, of all keys together
-    cache_bytes: int = 256 * 1024 * 1024  # of all users' cached prefixes together; 0: none
     runs: tuple[Path, ...] = ()  # folders of trained runs, besides those that the store names
     page: bool = True  # whether / answers with the page
 
@@ -33,5 +32,3 @@ class ServeSettings:
         for name in ("max_body", "max_input", "max_tokens", "per_minute", "concurrent"):
             if getattr(self, name) < 1:
                 raise BadInputError(f"{name} is {getattr(self, name)}: at least 1 is needed")
-        if self.cache_bytes < 0:
-            raise BadInputError(f"cache_bytes is {self.cache_bytes}: give 0 for no cache")
