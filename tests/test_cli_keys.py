@@ -43,6 +43,15 @@ def test_a_services_key(cli: Cli) -> None:
     )
 
 
+def test_a_new_store_may_begin_with_a_services_key(cli: Cli, tmp_path: Path) -> None:
+    new = str(tmp_path / "new.db")
+    assert cli("keys", "create", "--user", "ann", "--db", new).status == 1
+    outcome = cli("keys", "create", "--service", "--db", new)
+    assert outcome.status == 0
+    with Store(new, create=False) as store:
+        assert store.key(outcome.out.strip()) is not None
+
+
 @pytest.mark.parametrize("args", [(), ("--user", "ann", "--user", "bob")])
 def test_a_key_is_for_one_user_or_a_service(cli: Cli, args: tuple[str, ...]) -> None:
     outcome = cli("keys", "create", *args)

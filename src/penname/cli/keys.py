@@ -39,7 +39,8 @@ def create(
     users = user or []
     if not service and len(users) != 1:
         raise typer.BadParameter("give one --user, whose key it is, or --service")
-    with open_store(db) as store:
+    # An application may begin with no users: its key is then the first thing in a new store.
+    with open_store(db, create=service and not users) as store:
         if service:
             made, secret = store.create_key(service=True, users=users, name=name)
         else:
