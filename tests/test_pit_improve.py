@@ -19,7 +19,7 @@ from penname.errors import BadInputError, TrainedError
 from penname.evaluate.arms import personal, plan
 from penname.evaluate.run import Settings
 from penname.lm.base import Generation, Prefix, Sampling, Shape
-from penname.methods.pit.form import Case, Form
+from penname.methods.pit.form import STOP, Case, Form
 from penname.methods.pit.gap import GapConfig, train_gap
 from penname.methods.pit.improve import ImproveConfig, Improver, open_improver
 from penname.methods.pit.refine import RefineConfig, Refiner, best_by_reward, best_of
@@ -164,7 +164,7 @@ def test_texts_of_one_length_are_written_together_and_limits_hang_on_the_draft_a
     found = improver(model).improve([Case("", draft) for draft in drafts], ImproveConfig(rounds=1))
     assert [one.text for one in found] == [f"{draft.strip()} x" for draft in drafts]
     assert [sampling.max_tokens for sampling in model.samplings] == [64, 128, 256]
-    assert model.samplings[0].stop == ("\nRequest:", "\nDraft:", "\nRevised:")
+    assert model.samplings[0].stop == STOP
     room = ToldModel(lambda _: "x y", context=100)
     improver(room).improve([Case("", "d " * 45)], ImproveConfig(rounds=1))
     assert 46 <= room.samplings[0].max_tokens < 100, "bounded by the context"

@@ -18,7 +18,7 @@ from penname.tasks import PromptTexts, quote_tags
 from penname.tasks.prompts import fill, quote_labels
 
 _LABELS = ("Request", "Draft", "Feedback", "Revised", "About the writer")
-_STOP = (*STOP, "\nFeedback:", "\nAbout the writer.")  # a base-like model goes on with another example
+_STOP = (*STOP, "\nFeedback:")  # a base-like model goes on with another example
 _TOO_LONG = "the text is too long to be improved: it does not fit into the model's context"
 _DONE = "nothing to improve"  # what the prompts ask for where a draft is to stay as it is
 
