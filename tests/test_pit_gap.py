@@ -377,9 +377,7 @@ def test_what_does_not_fit_is_told(run: Path) -> None:
     assert gap.fits(case, "the cat")
     assert not gap.fits(case, long)
     assert not gap.fits(Case("Tell.", long), "the cat")
-    with pytest.raises(
-        PromptTooLongError, match=r"case 2: the draft with its prompt .* the model reads 256"
-    ):
+    with pytest.raises(PromptTooLongError, match=r"case 2: the draft with its prompt .* the model reads 256"):
         gap.gaps([case, case], ["the cat", long])
 
 
