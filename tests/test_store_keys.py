@@ -87,7 +87,9 @@ def test_keys_are_listed_in_the_order_in_which_they_came_without_secrets(store: 
 def test_a_revoked_key_is_no_key(store: Store) -> None:
     made, secret = store.create_key(service=True, users=["ann"])
     _, kept = store.create_key(user="ann")
+    assert store.has_key(made.id)
     store.revoke_key(made.id)
+    assert not store.has_key(made.id)
     assert store.key(secret) is None
     assert store.key_users(made.id) == ()
     assert store.key(kept) is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -32,6 +31,7 @@ from penname.cli.training import (
     read_prepared,
     register,
     task_of,
+    with_options,
     without_erased_of,
 )
 from penname.errors import BadInputError
@@ -162,21 +162,13 @@ def command(method: Method) -> Callable[..., None]:
     def run(**given: Any) -> None:
         _train(method, _options(**given))
 
-    signature = inspect.signature(_options, eval_str=True)
-    used = [
-        one.replace(default=inspect.Parameter.empty) if name in ("sft", "gap") else one
-        for name, one in signature.parameters.items()
-        if name not in _UNUSED[method]
-    ]
-    vars(run)["__signature__"] = signature.replace(parameters=used, return_annotation=None)
-    run.__annotations__ = {one.name: one.annotation for one in used}
-    run.__doc__ = f"""{_ABOUT[method]}
+    about = f"""{_ABOUT[method]}
 
     The same command again goes on where it was stopped.
 
     Example: penname train {method} --preferences edits.jsonl{_MORE.get(method, "")} --out runs/{method}
     """
-    return run
+    return with_options(run, _options, _UNUSED[method], about, needed=("sft", "gap"))
 
 
 def _config(asked: Mapping[str, Any], task: str | None) -> PITConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from penname.cli.training import (
     done,
     lora_and_loop,
     place,
+    with_options,
     without_erased,
 )
 from penname.errors import BadInputError
@@ -181,11 +181,7 @@ def command(method: Method) -> Callable[..., None]:
         *(() if method in ("sft-reasoning", "rest-pg") else _REASONED),
         *(() if method in ("rest-em", "rest-pg") else _ITERATED),
     }
-    signature = inspect.signature(_options, eval_str=True)
-    used = [one for name, one in signature.parameters.items() if name not in unused]
-    vars(run)["__signature__"] = signature.replace(parameters=used, return_annotation=None)
-    run.__annotations__ = {one.name: one.annotation for one in used}
-    run.__doc__ = f"""{_ABOUT[method]}
+    about = f"""{_ABOUT[method]}
 
     Texts are those of the store: imported requests of the task with their real texts, else every document
     that shows the task done, to be written from what its authors wrote before it. The same command again goes
@@ -193,7 +189,7 @@ def command(method: Method) -> Callable[..., None]:
 
     Example: {_EXAMPLE.format(method)}
     """
-    return run
+    return with_options(run, _options, unused, about)
 
 
 def _config(method: Method, task: Task, asked: Mapping[str, Any]) -> RestPGConfig:

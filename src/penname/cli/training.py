@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -71,6 +72,33 @@ Only = Annotated[
 About = Annotated[
     bool, typer.Option("--about", help="Of a store: the user's profile stands in the prompt as well.")
 ]
+
+
+def with_options(
+    run: Callable[..., None],
+    options: Callable[..., dict[str, Any]],
+    unused: Collection[str],
+    about: str,
+    needed: Collection[str] = (),
+) -> Callable[..., None]:
+    """`run` as a command: with those of the keyword options that mean something for it.
+
+    Args:
+        options: takes the options of several commands; its signature says what each is.
+        unused: those that this command does not have.
+        about: the command's help.
+        needed: those that this command must be given.
+    """
+    signature = inspect.signature(options, eval_str=True)
+    used = [
+        one.replace(default=inspect.Parameter.empty) if name in needed else one
+        for name, one in signature.parameters.items()
+        if name not in unused
+    ]
+    vars(run)["__signature__"] = signature.replace(parameters=used, return_annotation=None)
+    run.__annotations__ = {one.name: one.annotation for one in used}
+    run.__doc__ = about
+    return run
 
 
 def lora_and_loop(asked: Mapping[str, Any]) -> dict[str, Any]:

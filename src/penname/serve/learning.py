@@ -18,8 +18,7 @@ from typing import Literal
 import numpy as np
 
 from penname.errors import BadInputError, PennameError, TrainedError, UnknownUserError
-from penname.methods.erase import forget
-from penname.methods.prlhf.adapt import LATEST
+from penname.methods.prlhf.adapt import LATEST, newest, noted
 from penname.methods.prlhf.config import FEATURED
 from penname.methods.prlhf.featured import FeaturedReward, Features, Floats
 from penname.records import Prompt, digest, prompt_values
@@ -27,8 +26,7 @@ from penname.serve.background import Background
 from penname.serve.house import House
 from penname.serve.metrics import Metrics
 from penname.train.base import checked_base
-from penname.train.folder import open_trained
-from penname.train.preferences.data import prepare, read_user
+from penname.train.folder import Trained, open_trained
 
 _LOG = logging.getLogger(__name__)
 _ROWS = 4 * LATEST  # texts of a user whose features are kept
@@ -114,9 +112,9 @@ class Learner:
         with self._lock:
             for opened in self._runs.values():
                 if opened is not None:
-                    opened[1].forget(user)
+                    opened[-1].forget(user)
 
-    def _open(self, run: str) -> tuple[FeaturedReward, _Remembered] | None:
+    def _open(self, run: str) -> tuple[Trained, FeaturedReward, _Remembered] | None:
         """The run's reward, warm, where it learns in the request; None where it does in the background."""
         folder = self._house.runs().get(run)
         if folder is None:
@@ -135,17 +133,19 @@ class Learner:
             raise TrainedError(f"{folder} was trained on features of another version of {trained.model}")
         reward = FeaturedReward(trained, features)
         reward.basis([_WARM[0]], [_WARM[1]])
-        return reward, features
+        return trained, reward, features
 
     def _queue(self, run: str, user: str) -> Learnt:
         return Learnt(run, "queued" if self._background.fit(user, run) else "failed")
 
-    def _learn(self, run: str, user: str, reward: FeaturedReward, features: _Remembered) -> Learnt:
+    def _learn(
+        self, run: str, user: str, trained: Trained, reward: FeaturedReward, features: _Remembered
+    ) -> Learnt:
         started = time.perf_counter()
         try:
             with self._lock:
                 features.user = user
-                used = self._fit(user, run, reward)
+                used = self._fit(user, trained, reward)
         except UnknownUserError:  # erased meanwhile
             self.forget(user)
             raise
@@ -157,22 +157,13 @@ class Learner:
             self._metrics.job("adapt", "done")
         return Learnt(run, "learnt" if used else "nothing", used, time.perf_counter() - started)
 
-    def _fit(self, user: str, run: str, reward: FeaturedReward) -> int:
-        """How many pairs the user's row was fitted to; 0 where there are none, and nothing was done.
-
-        It is what `penname.methods.prlhf.adapt.adapt` does, with a run that is open already.
-        """
+    def _fit(self, user: str, trained: Trained, reward: FeaturedReward) -> int:
+        """How many pairs the user's row was fitted to; 0 where there are none, and nothing was done."""
         store = self._house.store
         try:
-            pairs = prepare(read_user(store, user)).pairs[-LATEST:]
+            pairs = newest(store, user, trained).pairs
         except BadInputError:  # nothing but ratings that make no pair
             return 0
-        folder = self._house.runs()[run]
-        store.add_trained(folder, "p-rm")  # so that an erase looks there
-        reward.learn(user, pairs)
-        try:
-            store.user(user)
-        except UnknownUserError:  # erased while the row was made
-            forget(store, user, [folder])
-            raise
+        with noted(store, user, trained):
+            reward.learn(user, pairs)
         return len(pairs)

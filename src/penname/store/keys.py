@@ -52,6 +52,12 @@ def find(database: Database, secret: str) -> Key | None:
     return None if row is None else _key(row)
 
 
+def known(database: Database, id: str) -> bool:  # noqa: A002
+    """See `Store.has_key`."""
+    with database.read() as connection:
+        return connection.scalar(select(keys.c.pk).where(keys.c.id == id)) is not None
+
+
 def listed(database: Database) -> list[Key]:
     """All keys, oldest first."""
     with database.read() as connection:

@@ -221,6 +221,10 @@ class Store:
         """The key with this secret; None where there is none, or none any more."""
         return keys.find(self._database, secret)
 
+    def has_key(self, id: str) -> bool:  # noqa: A002
+        """Whether the key with this id is valid."""
+        return keys.known(self._database, id)
+
     def keys(self) -> list[Key]:
         """All keys, oldest first; for administration."""
         return keys.listed(self._database)

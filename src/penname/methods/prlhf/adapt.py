@@ -10,7 +10,8 @@ rows stay as they are, to the bit.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -68,22 +69,47 @@ def adapt(folder: Path, user: str, store: Store, *, model: str | None = None) ->
     trained = open_trained(folder, "p-dpo", "p-rm")
     if trained.settings.get("users") in ("none", "pooled"):
         raise BadInputError(f"{folder} was trained without users: it has no vector to adapt")
-    store.add_trained(trained.path, trained.method)  # so that an erase looks there
+    with noted(store, user, trained):
+        prepared = newest(store, user, trained)
+        before, after = _fitted(trained, user, prepared, model)
+    return Adapted(len(prepared), before, after, time.perf_counter() - started)
+
+
+def newest(store: Store, user: str, trained: Trained) -> Prepared:
+    """The user's latest preferences, of the kind that the run learns from.
+
+    Raises:
+        UnknownUserError: the store has no such user.
+        BadInputError: the user has no preference that can be used.
+    """
     wanted: Literal["pairs", "ratings"] = "ratings" if trained.settings.get("loss") == "kto" else "pairs"
     prepared = prepare(read_user(store, user, about=bool(trained.settings.get("about"))), wanted=wanted)
-    prepared = replace(prepared, pairs=prepared.pairs[-LATEST:], rated=prepared.rated[-LATEST:])
+    return replace(prepared, pairs=prepared.pairs[-LATEST:], rated=prepared.rated[-LATEST:])
+
+
+@contextmanager
+def noted(store: Store, user: str, trained: Trained) -> Iterator[None]:
+    """While the user's part of a run is fitted: the store knows of the run, so that an erase looks there.
+
+    Raises:
+        UnknownUserError: the user was erased meanwhile; nothing of the user's is left in the run.
+    """
+    store.add_trained(trained.path, trained.method)
+    yield
+    try:
+        store.user(user)
+    except UnknownUserError:
+        forget(store, user)
+        raise
+
+
+def _fitted(trained: Trained, user: str, prepared: Prepared, model: str | None) -> tuple[float, float]:
+    """The shares of preferences in the right order before and after; the table takes the new row."""
     if trained.settings["users"] in FEATURED:
         from penname.methods.prlhf.featured import adapt_featured
 
-        before, after = adapt_featured(trained, user, prepared, model)
-    else:
-        before, after = _adapt_soft(trained, load_run(trained, model), user, prepared)
-    try:
-        store.user(user)
-    except UnknownUserError:  # erased while the row was made
-        forget(store, user)
-        raise
-    return Adapted(len(prepared), before, after, time.perf_counter() - started)
+        return adapt_featured(trained, user, prepared, model)
+    return _adapt_soft(trained, load_run(trained, model), user, prepared)
 
 
 def _adapt_soft(trained: Trained, model: Trainable, user: str, prepared: Prepared) -> tuple[float, float]:

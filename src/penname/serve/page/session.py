@@ -53,7 +53,7 @@ class Sessions:
         if found is None:
             return None
         caller, ends = found
-        if self._clock() >= ends or not self._there(caller):
+        if self._clock() >= ends or not self._house.store.has_key(caller.key_id):
             self.end(name)
             return None
         return caller
@@ -62,12 +62,6 @@ class Sessions:
         """Sign out."""
         with self._lock:
             self._open.pop(_hash(name or ""), None)
-
-    def _there(self, caller: Caller) -> bool:
-        store = self._house.store
-        if caller.user is not None:
-            return bool(store.key_users(caller.key_id))
-        return any(key.id == caller.key_id for key in store.keys())  # noqa: SIM118 (no dict)
 
 
 async def sign_in(request: Request) -> Response:
