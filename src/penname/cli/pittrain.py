@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from penname.cli.options import Json, Model
-from penname.cli.output import clean, note, plural, progress
+from penname.cli.output import note, plural
 from penname.cli.training import (
     About,
     DType,
@@ -25,6 +25,7 @@ from penname.cli.training import (
     Task,
     Warmup,
     Weights,
+    bar,
     done,
     lora_and_loop,
     place,
@@ -227,17 +228,8 @@ def _train(method: Method, asked: Mapping[str, Any]) -> None:
             method
         ]
         note(f"this stage's third: {plural(len(learnt), 'preference')}")
-    with progress(f"training {method}", total=1, left=True) as shown:
-
-        def tell(stage: str, done: int, total: int, figures: Mapping[str, float]) -> None:
-            text = " ".join(f"{name} {figures[name]:.3f}" for name in ("loss", "reward") if name in figures)
-            shown.update(shown.task_ids[0], completed=done, total=total, description=clean(f"{stage} {text}"))
-
-        try:
-            trained = _trained(method, learnt, folder, config, asked, tell)
-        except KeyboardInterrupt:
-            note(f"stopped: what is done is kept beside {folder}; the same command goes on with it")
-            raise
+    with bar(method, folder) as tell:
+        trained = _trained(method, learnt, folder, config, asked, tell)
     without_erased_of(source, prepared)
     done(trained, json=asked["json"])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from penname.cli.options import Db, Json, Model, Prompts, open_store
-from penname.cli.output import clean, note, plural, progress
+from penname.cli.output import note, plural, progress
 from penname.cli.training import (
     DType,
     Every,
@@ -23,6 +23,7 @@ from penname.cli.training import (
     Seed,
     Warmup,
     Weights,
+    bar,
     done,
     lora_and_loop,
     place,
@@ -240,31 +241,21 @@ def _train(method: Method, asked: Mapping[str, Any]) -> None:
         reward = _reward(store, requests, base, texts, folder, asked) if config.iterations else None
         reasoner = _reasoner(base, texts, asked) if config.reasoning else None
         store.add_trained(folder, method)
-        with progress("reading the histories", total=0, left=True) as shown:
+        with progress("reading the histories"):
             materials = [Material.of(draft) for draft in writer.prompts(requests)]
-
-            def tell(stage: str, done: int, total: int, figures: Mapping[str, float]) -> None:
-                loss = f" loss {figures['loss']:.3f}" if "loss" in figures else ""
-                shown.update(
-                    shown.task_ids[0], completed=done, total=total, description=clean(f"{stage}{loss}")
-                )
-
-            try:
-                trained = train_rest_pg(
-                    materials,
-                    folder,
-                    task=task,
-                    config=config,
-                    model=asked["model"],
-                    reasoner=reasoner,
-                    reward=reward,
-                    context={"stages": asked["shown"], "k": asked["k"]},
-                    progress=tell,
-                    note=note,
-                )
-            except KeyboardInterrupt:
-                note(f"stopped: what is done is kept beside {folder}; the same command goes on with it")
-                raise
+        with bar(method, folder, ("loss",)) as tell:
+            trained = train_rest_pg(
+                materials,
+                folder,
+                task=task,
+                config=config,
+                model=asked["model"],
+                reasoner=reasoner,
+                reward=reward,
+                context={"stages": asked["shown"], "k": asked["k"]},
+                progress=tell,
+                note=note,
+            )
         without_erased(store, users)
     done(trained, json=asked["json"])
 

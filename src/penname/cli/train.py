@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from penname.cli.options import Json, Model
-from penname.cli.output import clean, note, progress
+from penname.cli.output import note, progress
 from penname.cli.training import (
     About,
     DType,
@@ -26,6 +27,7 @@ from penname.cli.training import (
     Task,
     Warmup,
     Weights,
+    bar,
     done,
     lora_and_loop,
     place,
@@ -265,29 +267,18 @@ def _train(
         about=asked["about"],
         only=asked["only"],
     )
-    with progress(f"training {method}", total=1, left=True) as shown:
-
-        def tell(done: int, total: int, figures: Mapping[str, float]) -> None:
-            text = " ".join(f"{name} {figures[name]:.3f}" for name in _SHOWN if name in figures)
-            shown.update(
-                shown.task_ids[0], completed=done, total=total, description=clean(f"{method} {text}")
-            )
-
-        try:
-            trained = train_preferences(
-                method,
-                prepared,
-                folder,
-                model=model,
-                config=config,
-                task=task,
-                reference=asked.get("reference"),
-                progress=tell,
-                note=note,
-            )
-        except KeyboardInterrupt:
-            note(f"stopped: what is trained is kept beside {folder}; the same command goes on with it")
-            raise
+    with bar(method, folder, _SHOWN) as tell:
+        trained = train_preferences(
+            method,
+            prepared,
+            folder,
+            model=model,
+            config=config,
+            task=task,
+            reference=asked.get("reference"),
+            progress=partial(tell, method),
+            note=note,
+        )
     without_erased_of(source, prepared)
     done(trained, json=asked["json"])
 

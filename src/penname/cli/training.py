@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from penname.cli.output import note, plural, say, say_json
+from penname.cli.output import clean, note, plural, progress, say, say_json
 
 if TYPE_CHECKING:
     from penname.records import BadRow
@@ -149,6 +150,30 @@ def place(method: str, out: Path | None) -> Path:
     from penname.paths import trained_dir
 
     return (out or trained_dir(method)).expanduser()
+
+
+@contextmanager
+def bar(
+    method: str, folder: Path, figures: Collection[str] = ("loss", "reward")
+) -> Iterator[Callable[[str, int, int, Mapping[str, float]], None]]:
+    """Shows how far a training is; where it is stopped, says what is kept.
+
+    Yields what is called with the stage, its steps done and to do, and its figures.
+
+    Args:
+        figures: those that are shown, where there are any.
+    """
+    with progress(f"training {method}", total=1, left=True) as shown:
+
+        def tell(stage: str, done: int, total: int, found: Mapping[str, float]) -> None:
+            text = " ".join(f"{name} {found[name]:.3f}" for name in figures if name in found)
+            shown.update(shown.task_ids[0], completed=done, total=total, description=clean(f"{stage} {text}"))
+
+        try:
+            yield tell
+        except KeyboardInterrupt:
+            note(f"stopped: what is done is kept beside {folder}; the same command goes on with it")
+            raise
 
 
 def register(source: str, folder: Path, method: str) -> None:
