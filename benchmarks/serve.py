@@ -2,11 +2,13 @@
 
 A real server (uvicorn, in a process of its own) and the official `openai` client. In pairs, one request right
 after the other in alternating order, warm: the same user and request with the method and with `none`; the
-ratio is taken within each pair. Then the same requests by several users at once, all with the one or all with
-the other; the ratio of their tokens a second is taken within each turn. Documents come from the built-in
-sample; every request is another one, so that no answer is remembered.
+ratio is taken within each pair; once for subjects that are new, and once more for the same subjects in other
+words, where retrieval finds what it found before. Then the same requests by several users at once, all with
+the one or all with the other; the ratio of their tokens a second is taken within each turn. Documents come
+from the built-in sample; every request is another one, so that no answer is remembered.
 
-    python benchmarks/serve.py [--model smollm2-135m] [--run FOLDER] [--pairs 10] [--turns 3] [--users 8]
+    python benchmarks/serve.py [--model smollm2-135m] [--methods step-back] [--run FOLDER]
+                               [--pairs 10] [--turns 3] [--users 8]
 
 `--run` is a run of P-DPO over the same model; it is compared with `none`, written by the base model, too.
 """
@@ -121,6 +123,8 @@ def measure(
         asked = [next(texts) for _ in range(args.pairs)]
         found = pairs(lambda name, text: one.ask(name, text)[0], method, asked)
         print(row(f"first token, {method}", "ms", found, 1000, slower=True), flush=True)
+        again = pairs(lambda name, text: one.ask(name, text)[0], method, [f"{text}, again" for text in asked])
+        print(row("  its subject asked before", "ms", again, 1000, slower=True), flush=True)
         with ThreadPoolExecutor(len(askers)) as pool:
 
             def together(name: str, text: str) -> float:
@@ -139,6 +143,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--methods", nargs="+", default=["step-back", "step-back+retrieval"])
     parser.add_argument("--run", type=Path)
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--turns", type=int, default=3)
@@ -160,7 +165,7 @@ def main() -> None:
         texts = (f"{title}, part {turn}" for turn in range(1, 1000) for title in titles)
         runs = () if args.run is None else (args.run,)
         settings = ServeSettings(db=db, model=args.model, runs=runs, per_minute=1_000_000, page=False)
-        methods = ["step-back+retrieval", *(f"p-dpo:{run.resolve().name}" for run in runs)]
+        methods = [*args.methods, *(f"p-dpo:{run.resolve().name}" for run in runs)]
         with served(settings) as url:
             measure(url, keys, methods, texts, args)
 
