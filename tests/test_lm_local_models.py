@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from penname.errors import BadInputError, ModelError, ModelNotFoundError, PromptTooLongError
 from penname.lm import LanguageModel, ModelConfig, Sampling, load_model
-from penname.lm import local as local_module
+from penname.lm import network as network_module
 from penname.lm.local import TransformersLM
 from penname.records import Message
 from tiny import CONTEXT, save_tiny_model
@@ -76,7 +76,7 @@ def test_samples_do_not_depend_on_how_batches_are_cut(
     model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = model.generate(PROMPTS, 3, SAMPLING)
-    monkeypatch.setattr(local_module, "_CPU", replace(local_module._CPU, rows=2))
+    monkeypatch.setattr(network_module, "_CPU", replace(network_module._CPU, rows=2))
     assert model.generate(PROMPTS, 3, SAMPLING) == together
 
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from penname.lm import ModelConfig
-from penname.lm import local as local_module
+from penname.lm import network as network_module
 from penname.lm.batches import Limits, by_length, shared, together
 from penname.lm.local import TransformersLM
+from penname.lm.network import Network
 from tiny import save_tiny_model
 
 HEADS = ["the cat sat on the mat. " * 10, "the cat sat on the mat. " * 9 + "the dog", "zebra! " * 15, ""]
@@ -63,13 +64,13 @@ def peer(tiny_model: Path) -> Callable[[str, str], list[float]]:
 def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
     """The (rows, tokens) of every pass of the model from here on."""
     passes: list[tuple[int, int]] = []
-    forward = TransformersLM._forward
+    forward = Network.forward
 
     def watched(self: Any, ids: torch.Tensor, *rest: Any, **options: Any) -> Any:
         passes.append((ids.shape[0], ids.shape[1]))
         return forward(self, ids, *rest, **options)
 
-    monkeypatch.setattr(TransformersLM, "_forward", watched)
+    monkeypatch.setattr(Network, "forward", watched)
     return passes
 
 
@@ -83,7 +84,7 @@ def test_scores_are_those_of_a_naive_loop_however_pairs_share(
     narrow: bool,
 ) -> None:
     monkeypatch.setattr(
-        local_module, "_CPU_SCORES", LIMITS if narrow else replace(LIMITS, rows=64, kept=9999)
+        network_module, "_CPU_SCORES", LIMITS if narrow else replace(LIMITS, rows=64, kept=9999)
     )
     prompts = [head + middle for head, middle, _ in cases]
     completions = [completion for _, _, completion in cases]
@@ -158,7 +159,7 @@ def test_a_recurrent_model_reads_every_text_whole(tmp_path: Path, read: list[tup
     )
     model = other_model(tmp_path, config)
     matches_a_naive_loop(model, tmp_path)
-    assert not model._can_share
+    assert not model._network.can_share
     assert sum(rows for rows, _ in read) == 1 + 7
 
 

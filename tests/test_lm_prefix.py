@@ -18,6 +18,7 @@ from penname.lm import ModelConfig
 from penname.lm.base import Prefix, Sampling
 from penname.lm.embedded import GGUFModel
 from penname.lm.local import TransformersLM
+from penname.lm.network import Network
 from penname.lm.remote import RemoteLM
 from tiny import CONTEXT
 
@@ -54,7 +55,7 @@ def model(
 
 def naive(model: TransformersLM, prompt: str, completion: str, soft: Prefix | None) -> list[float]:
     """Log-probabilities of one pair over embeddings, without padding, masks or a cache."""
-    network: Any = model._model[0]
+    network: Any = model._network.model
     tokenizer = AutoTokenizer.from_pretrained(model.name)
     before, after = tokenizer(prompt)["input_ids"], tokenizer(completion)["input_ids"]
     with torch.inference_mode():
@@ -87,14 +88,14 @@ def test_a_long_prompt_is_read_once_for_each_user(
     model: TransformersLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[tuple[int, int]] = []
-    forward = TransformersLM._forward
+    forward = Network.forward
 
     def watched(self: Any, ids: torch.Tensor, *rest: Any, **options: Any) -> Any:
         passes.append((ids.shape[0], ids.shape[1]))
         return forward(self, ids, *rest, **options)
 
     model.score(["a", "a"], ["b", "b"])  # the look at what the model keeps
-    monkeypatch.setattr(TransformersLM, "_forward", watched)
+    monkeypatch.setattr(Network, "forward", watched)
     users = [USERS[1]] * 3 + [USERS[2]] * 3
     scores = model.score([PROMPTS[2]] * 6, [" a", " b", " c"] * 2, users)
     assert [rows for rows, _ in passes] == [2, 6]  # one reading a user, then the six ends
@@ -113,7 +114,7 @@ def test_texts_of_a_mixed_batch_are_those_of_each_alone(model: TransformersLM) -
 
 
 def test_a_greedy_text_is_the_naive_one(model: TransformersLM) -> None:
-    network: Any = model._model[0]
+    network: Any = model._network.model
     tokenizer = AutoTokenizer.from_pretrained(model.name)
     user = prefix("alice")
     ids = tokenizer(PROMPTS[0])["input_ids"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from model_server import Answering, Reply, Scripted, chat, error, events, piece, servers, shortcuts
 from penname.errors import BadInputError, ServerRefusedError, StreamCutError
-from penname.lm.base import Sampling, sample_seed
+from penname.lm.base import Generation, Sampling, sample_seed
 from penname.lm.config import ModelConfig
 from penname.lm.remote import RemoteLM
 from penname.lm.stops import stop_at, until_stop
@@ -217,6 +217,33 @@ def test_a_completion_stream(serve):
         )
     )
     assert list(server.model(shape="completion").stream("x")) == ["a", "b"]
+
+
+def whole_of(stream):
+    """What a stream returns."""
+    while True:
+        try:
+            next(stream)
+        except StopIteration as end:
+            return end.value
+
+
+def test_a_stream_returns_the_whole_as_the_server_counted_it(serve):
+    usage = {"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 22}}
+    replies = iter(
+        [
+            error(400, "unknown field: stream_options"),
+            events(piece("one two", finish="length")),  # it counts nothing
+            events(piece("one two", finish="length"), usage),
+        ]
+    )
+    server = serve(lambda path, body: next(replies))
+    model = server.model()
+    estimated = Generation("one two", model.count("x"), 3, "length")
+    assert whole_of(model.stream("x")) == estimated
+    assert whole_of(model.stream("x")) == Generation("one two", 11, 22, "length")
+    asked = [body.get("stream_options") for body in server.bodies]
+    assert asked == [{"include_usage": True}, None, None]  # what it refused is not asked for again
 
 
 def test_a_stream_ends_before_a_stop_string_that_the_server_ignored(serve):

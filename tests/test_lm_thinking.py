@@ -168,7 +168,7 @@ def test_texts_of_a_batch_have_their_bridge_and_stream_alike(
 ) -> None:
     model = TransformersLM(ModelConfig(str(tiny_model), dtype="float32"))
     if repeated:
-        model.__dict__["_plain"] = False
+        model._network.__dict__["plain"] = False
     budget, max_tokens = 16, 10
     sampling = thinking(budget, max_tokens, stop=stop, temperature=temperature, top_p=1.0, seed=4)
     rows = model.generate(PROMPTS, 3, sampling)

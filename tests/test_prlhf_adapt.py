@@ -13,7 +13,7 @@ import pytest
 from penname.errors import BadInputError, TrainedError, UnknownUserError
 from penname.methods.erase import forget
 from penname.methods.prlhf import featured
-from penname.methods.prlhf.adapt import LATEST, adapt
+from penname.methods.prlhf.adapt import LATEST, adapt, newest
 from penname.methods.prlhf.featured import train_featured
 from penname.methods.prlhf.lowrank import LowRankConfig
 from penname.methods.prlhf.method import open_personal
@@ -21,6 +21,7 @@ from penname.methods.prlhf.reward import open_reward
 from penname.methods.prlhf.table import UserTable
 from penname.records import Preference, Profile
 from penname.store import Store
+from penname.train.folder import open_trained
 from penname.train.optimizer import OptimizerSettings
 from train_helpers import FakeEmbedder, answers, files, one_thread, preferences, ratings, settings, train
 
@@ -167,6 +168,27 @@ def test_the_latest_preferences_count(made: Path, store: Store, tmp_path: Path) 
             Preference(user="carl", kind="choice", prompt=prompt, chosen="the cat", rejected="dogs")
         )
     assert adapt(run, "carl", store).preferences == LATEST
+
+
+def test_a_choice_is_not_crowded_out_by_older_pairs_of_ratings(made: Path, store: Store) -> None:
+    opened = store.add_user("carl")
+    for prompt in range(4):
+        for place in range(5):
+            rated = {"prompt": f"Tell {prompt}.", "completion": f"cats {place}", "rating": place / 5}
+            opened.prefer(Preference(user="carl", kind="rating", **rated))  # type: ignore[arg-type]
+    opened.prefer(Preference(user="carl", kind="choice", prompt="Now", chosen="the cat", rejected="dogs"))
+    pairs = newest(store, "carl", open_trained(made / RUNS[0])).pairs
+    assert (len(pairs), pairs[-1].prompt) == (LATEST, "Now")
+    assert "Tell 3." in {pair.prompt for pair in pairs}
+
+
+def test_a_newcomer_is_fitted_anew_each_time(made: Path, store: Store, tmp_path: Path) -> None:
+    run = copy(made, RUNS[0], tmp_path / "run")
+    prefer(store, "carl", "short")
+    adapt(run, "carl", store)
+    once = row(run, "carl")
+    adapt(run, "carl", store)
+    assert np.array_equal(row(run, "carl"), once)  # type: ignore[arg-type]
 
 
 def test_a_fit_is_the_same_again(made: Path, store: Store, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from penname.lm import ModelConfig, load_model
 from penname.lm.base import Sampling
 from penname.methods.prlhf.method import Personal, has_users, open_personal
 from penname.methods.prlhf.table import UserTable
-from penname.train.base import base_fingerprint
+from penname.train.base import base_fingerprint, checked_base
+from penname.train.folder import open_trained
 from tiny import save_tiny_model
 from trained_runs import CLUSTERS, ROWS, WIDTH, rows, save_run
 
@@ -124,7 +125,7 @@ def test_another_base_is_refused_by_name(run: Path, tmp_path: Path) -> None:
     for said in (str(other), base_fingerprint(ModelConfig(str(other)))[:12], "tiny"):
         assert said in str(refused.value)
     with pytest.raises(TrainedError, match="one that runs here"):
-        open_personal(run, "http://127.0.0.1:9/v1#told")
+        checked_base(open_trained(run), "http://127.0.0.1:9/v1#told")
 
 
 def test_a_run_that_is_not_whole_is_refused(run: Path, tmp_path: Path) -> None:

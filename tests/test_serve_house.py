@@ -8,29 +8,24 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import stores
 from models import ToldModel
 from penname.errors import (
     BadInputError,
-    ModelError,
-    PromptTooLongError,
     TrainedError,
     UnknownMethodError,
     UnknownRetrieverError,
 )
 from penname.lm import ModelConfig
-from penname.lm.base import Prefix, Sampling
 from penname.lm.local import TransformersLM
 from penname.records import Document, Draft, Request
 from penname.serve.drafts import Drafts, Kept
-from penname.serve.engine import Batcher, shared
+from penname.serve.engine import Batcher
 from penname.serve.house import House
 from penname.serve.settings import ServeSettings
 from penname.serve.writing import Drafting
-from serve_models import TogetherModel, until_waiting
 from trained_runs import ROWS, WIDTH, rows, save_card, save_run
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
@@ -181,90 +176,6 @@ def test_a_run_is_opened_once_and_writes_for_mixed_users_together(tmp_path: Path
         assert len(set(alone)) == 2
     finally:
         house.close()
-
-
-# --- batches
-
-
-def test_what_waits_is_written_together_each_with_its_own_prefix() -> None:
-    model = TogetherModel(lambda prompt: f"for {prompt}")
-    batcher = Batcher(model)
-    model.go.clear()
-    users = ["ann", "bob", "eve"]
-    prefixes = {user: Prefix(f"key of {user}", np.zeros((2, 4), np.float32)) for user in users}
-    with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(batcher.generate, ["first"])
-        model.begun.wait()
-        others = [
-            pool.submit(batcher.generate, [f"of {user}"], 1, Sampling(seed=seed), [prefixes[user]])
-            for seed, user in enumerate(users)
-        ]
-        stream = pool.submit(lambda: "".join(batcher.stream("streamed")))
-        hot = pool.submit(batcher.generate, ["hot"], 1, Sampling(temperature=1.5))
-        until_waiting(batcher, 5)
-        model.go.set()
-        assert first.result()[0][0].text == "for first"
-        assert [other.result()[0][0].text for other in others] == [f"for of {user}" for user in users]
-        assert stream.result() == "for streamed"
-        assert hot.result()[0][0].text == "for hot"
-    batcher.close()
-    assert sorted(map(len, model.batches)) == [1, 1, 4]
-    [mixed] = [batch for batch in model.batches if len(batch) == 4]
-    assert set(mixed) == {("streamed", None), *((f"of {user}", f"key of {user}") for user in users)}
-    with pytest.raises(ModelError, match="stopping"):
-        batcher.generate(["late"])
-
-
-def test_calls_take_turns() -> None:
-    model = TogetherModel()
-    batcher = Batcher(model, rows=4)
-    model.go.clear()
-    with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(batcher.generate, ["first"])
-        model.begun.wait()
-        large = pool.submit(batcher.generate, [f"large {i}" for i in range(9)])
-        until_waiting(batcher, 1)
-        small = pool.submit(batcher.generate, ["small"])
-        until_waiting(batcher, 2)
-        model.go.set()
-        assert [len(call.result()) for call in (first, large, small)] == [1, 9, 1]
-    batcher.close()
-    assert ("small", None) in model.batches[1]
-    assert all(len(batch) <= 4 for batch in model.batches)
-
-
-def test_one_that_cannot_be_written_spoils_nobody_elses_text(tiny_model: Path) -> None:
-    model = TransformersLM(ModelConfig(str(tiny_model), dtype="float32"))
-    sampling = Sampling(max_tokens=5, temperature=0)
-    [[alone]] = model.generate(["the cat"], 1, sampling)
-    batcher = shared(model)
-    assert isinstance(batcher, Batcher)
-    with ThreadPoolExecutor(4) as pool, batcher._held:  # so that all wait for one another
-        calls = [pool.submit(batcher.generate, ["the cat"], 1, sampling) for _ in range(2)]
-        long = pool.submit(batcher.generate, ["the cat " * 400], 1, sampling)
-        batcher._held.release()
-        try:
-            assert [call.result() for call in calls] == [[[alone]]] * 2
-            with pytest.raises(PromptTooLongError):
-                long.result()
-        finally:
-            batcher._held.acquire()
-    batcher.close()
-
-
-def test_a_stream_that_is_closed_leaves_its_batch() -> None:
-    model = TogetherModel(lambda prompt: "one two three four")
-    batcher = Batcher(model)
-    stream = batcher.stream("x")
-    assert next(stream) == "one"
-    stream.close()
-    assert [row[0].text for row in batcher.generate(["y"])] == ["one two three four"]
-    batcher.close()
-
-
-def test_a_model_that_batches_by_itself_is_left_as_it_is() -> None:
-    model = ToldModel()
-    assert shared(model) is model
 
 
 # --- drafts

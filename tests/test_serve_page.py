@@ -26,6 +26,7 @@ from penname.serve.house import House
 from penname.serve.settings import ServeSettings
 from penname.train.folder import METRICS
 from penname.train.index import create_index
+from saved_reports import save_report
 from trained_runs import save_card
 
 if TYPE_CHECKING:
@@ -67,7 +68,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The application in a thread of its own."""
     folder = tmp_path_factory.mktemp("page")
     save_run(folder / "mine")
-    settings = ServeSettings(db=folder / "penname.db", per_minute=100_000, runs=(folder / "mine",))
+    report = save_report(folder / "mail", method=f"step-back{EVIL}", remark=EVIL)
+    settings = ServeSettings(
+        db=folder / "penname.db", per_minute=100_000, runs=(folder / "mine",), reports=(report,)
+    )
     house = House(settings, model=ToldModel(told))
     app = create_app(settings, house)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="websockets-sansio"))
@@ -390,6 +394,28 @@ def test_a_runs_measures_are_shown_as_they_come(opened: Open, served: Served) ->
     page.get_by_text("Latest: loss 0.5, reward 0.25.").wait_for()
     page.get_by_text("Card", exact=True).click()
     page.get_by_text('"method": "sft"').wait_for()
+
+
+@needs_browser
+def test_a_report_is_shown_with_its_intervals_and_its_markup_as_text(opened: Open) -> None:
+    page = opened("service", width=360)
+    tab(page, "Reports")
+    page.get_by_text("sample 5cbd, test split, written by told.").wait_for()
+    table = page.get_by_role("table").first
+    table.get_by_role("row").nth(2).get_by_text("+0.199 *").wait_for()
+    assert page.get_by_text(EVIL, exact=True).count() == 1
+    page.get_by_text("Settings", exact=True).click()
+    page.get_by_text("penname evaluate sample --task email").wait_for()
+    page.get_by_text("All comparisons", exact=True).click()
+    page.get_by_text("p (Holm)", exact=True).wait_for()
+    assert page.evaluate("window.hacked") is None
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@needs_browser
+def test_reports_are_for_services(opened: Open) -> None:
+    page = opened("ann")
+    assert page.get_by_role("tab", name="Reports").count() == 0
 
 
 # --- without a browser

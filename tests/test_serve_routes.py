@@ -285,6 +285,7 @@ def test_a_preference_is_learnt_at_once_and_nobody_elses_reward_moves(tmp_path: 
         kept = service("eve", "POST", "/v1/users/me/preferences", CHOICE).json()
         [learnt] = kept["learnt"]
         assert (learnt["run"], learnt["state"], learnt["preferences"]) == ("mine", "learnt", 1)
+        assert learnt["refinement"] == "refined"
         assert rewards("eve") != before["eve"]
         assert rewards("bob") == before["bob"]
         rating = {"kind": "rating", "prompt": "p", "completion": "c", "rating": 0.5}
@@ -296,21 +297,6 @@ def test_a_preference_is_learnt_at_once_and_nobody_elses_reward_moves(tmp_path: 
         erased = service("eve", "DELETE", "/v1/users/me").json()
         assert erased["trained"]["rows"] == 1
         assert rewards("eve") == before["eve"]
-
-
-def test_a_run_of_soft_prompts_learns_in_the_background(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[Path, str]] = []
-    monkeypatch.setattr(
-        "penname.serve.background.adapt", lambda folder, user, store: asked.append((folder, user))
-    )
-    run = save_card(tmp_path / "soft", "individual")
-    with serving(tmp_path, runs=(run,), adapt=("soft",)) as service:
-        kept = service("ann", "POST", "/v1/users/me/preferences", CHOICE).json()
-        assert kept["learnt"][0]["state"] == "queued"
-        service.settle()
-    assert asked == [(run, "ann")]
 
 
 @pytest.mark.parametrize(("users", "name"), [("none", "soft"), ("pooled", "soft"), ("individual", "else")])

@@ -490,3 +490,51 @@ def test_the_schema_is_current_and_upgrading_again_is_harmless(store: Store) -> 
     assert store.upgrade() == store.schema == Schema(HEAD, HEAD)
     store.compact()
     assert exports(store) == before
+
+
+def test_documents_are_read_page_by_page(store: Store) -> None:
+    user = store.add_user("alice")
+    store.add_user("bob").add([doc("b0"), doc("theirs")])
+    days = [datetime(2024, 3, day, tzinfo=UTC) for day in (1, 2)]
+    dates = [None, None, None, days[1], days[0], days[0], days[1]]
+    user.add([doc(f"{'xbacgfe'[number]}", written_at=when) for number, when in enumerate(dates)])
+    whole = [one.id for one in user.documents()]
+    assert whole == ["a", "b", "x", "f", "g", "c", "e"]
+    for limit in (1, 2, 3, 7, 9):
+        read: list[str] = []
+        while page := user.documents(after=read[-1] if read else None, limit=limit):
+            assert len(page) <= limit
+            read += [one.id for one in page]
+        assert read == whole
+    assert [one.id for one in user.documents(days[1], ("x", "f"), after="b", limit=1)] == ["g"]
+    assert [one.id for one in user.documents(exclude=whole[:3], limit=2)] == ["f", "g"]
+    for unknown in ("theirs", "b'; --"):
+        with pytest.raises(BadInputError, match="no document"):
+            user.documents(after=unknown)
+
+
+def test_preferences_are_read_page_by_page(store: Store) -> None:
+    user = store.add_user("alice")
+    store.add_user("bob").prefer(rating("theirs", "bob"))
+    ids = ["3", "1", "2", "9"]
+    for name in ids:
+        user.prefer(rating(name, "alice"))
+    assert [one.id for one in user.preferences(limit=3)] == ids[:3]
+    assert [one.id for one in user.preferences(after="1")] == ids[2:]
+    assert user.preferences(after="9", limit=2) == []
+    with pytest.raises(BadInputError, match="no preference"):
+        user.preferences(after="theirs")
+
+
+def rating(name: str, user: str) -> Preference:
+    return Preference(id=name, user=user, kind="rating", prompt="p", completion="c", rating=0.5)
+
+
+def test_a_namesake_has_another_number(store: Store) -> None:
+    first, other = store.add_user("alice"), store.add_user("bob")
+    assert store.numbers(["alice", "bob", "eve"]) == {"alice": first.number, "bob": other.number}
+    first.erase()
+    assert store.numbers(["alice"]) == {}
+    again = store.add_user("alice")
+    assert again.number not in (first.number, other.number)
+    assert store.numbers(["alice"]) == {"alice": again.number}

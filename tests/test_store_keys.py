@@ -292,3 +292,15 @@ TestLives = Lives.TestCase
 TestLives.settings = settings(
     max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+def test_a_services_users_are_read_page_by_page(store: Store) -> None:
+    names = sorted(["ann", "Bob", "élan", "'", "🦊"])
+    store.add([User(id=name) for name in names])
+    service, _ = store.create_key(service=True, users=names)
+    own, _ = store.create_key(user="ann")
+    assert store.key_users(service.id, limit=2) == tuple(names[:2])
+    assert store.key_users(service.id, after=names[1], limit=2) == tuple(names[2:4])
+    assert store.key_users(service.id, ["ann", "bob"], after="'", limit=5) == ("ann",)
+    assert store.key_users(service.id, after="Nobody") == tuple(names[2:])
+    assert (store.key_users(own.id, limit=1), store.key_users(own.id, after="ann")) == (("ann",), ())

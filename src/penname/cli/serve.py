@@ -42,6 +42,14 @@ def serve(
             help="Serve this trained run too; again for more. Those trained from the store are known.",
         ),
     ] = None,
+    report: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--report",
+            metavar="DIR",
+            help="Show the report of this evaluation to services; again for more.",
+        ),
+    ] = None,
     per_minute: Annotated[
         int, typer.Option("--per-minute", min=1, metavar="N", help="Requests of one key in a minute.")
     ] = 120,
@@ -73,6 +81,7 @@ def serve(
         prompts=None if prompts is None else Path(prompts),
         adapt=tuple(adapt or ()),
         runs=tuple(run or ()),
+        reports=tuple(report or ()),
         per_minute=per_minute,
         concurrent=concurrent,
         max_tokens=max_tokens,

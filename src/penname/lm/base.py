@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 Shape = Literal["completion", "chat"]
+Owner = frozenset[tuple[str, int]]
+"""Users who write together, each by id and number in the store, which no namesake gets who comes later."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,17 @@ class Prefix:
 
     key: str  # content hash of `rows`
     rows: np.ndarray  # (T, d) float32
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One text that somebody waits for, to be written together with others."""
+
+    prompt: Prompt
+    sampling: Sampling = Sampling()
+    prefix: Prefix | None = None
+    number: int = 0  # which sample of its prompt it is, as `LanguageModel.generate` counts them
+    owner: Owner = frozenset()  # for whom what the prompt begins with may be kept; nobody: it is not
 
 
 def sample_seed(seed: int, prompt: Prompt, number: int) -> int:

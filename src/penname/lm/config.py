@@ -29,6 +29,7 @@ class ModelConfig:
     dtype: DType | None = None  # of the weights as they are run; None: what the device is fast at
     device: str | None = None  # "cpu", "cuda", "cuda:1"; None: a GPU if there is one
     adapter: str | None = None  # folder of a peft adapter laid over the model; None: none
+    embeddings: str | None = None  # of a server: the same model here, whose embeddings soft prompts need
     api_key_env: str | None = None  # environment variable that holds the server's key; never the key itself
     concurrency: int = 8  # requests to a server at the same time
     timeout: float = 120.0  # seconds that a server may stay silent
@@ -43,6 +44,8 @@ class ModelConfig:
             raise BadInputError("model: the name is empty")
         if self.remote and not self.remote_model:
             raise BadInputError(f"model: {self.model!r} names no model; write it as {self.model}#model-name")
+        if self.embeddings is not None and not self.remote:
+            raise BadInputError("embeddings: only a model on a server needs them; name the folder as `model`")
         for name, least in (("context", 1), ("concurrency", 1), ("retries", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -103,7 +106,7 @@ def _from_table(table: dict[str, Any], file: Path) -> ModelConfig:
         raise BadInputError(f"{file}: unknown key {unknown[0]!r}; the keys are {', '.join(known)}")
     if "model" not in table:
         raise BadInputError(f"{file}: the key 'model' is missing")
-    for name in ("model", "adapter"):
+    for name in ("model", "adapter", "embeddings"):
         if isinstance(table.get(name), str):
             table[name] = _beside(table[name], file)
     try:

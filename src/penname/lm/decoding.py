@@ -5,6 +5,10 @@ new token sees, its prompt and its own text, are two attentions, joined by the s
 queries of all texts of a prompt go through the prompt's keys together: one matrix product a head, where
 one text at a time would read the whole prompt again.
 
+Texts may join while others are written. Every step fills one column of all texts: those of a newcomer begin
+at the present one, and a bias hides from it what lies before. When all older texts have left, the columns
+that nobody sees are given up.
+
 The rest of a step is the model's own forward pass over one token a text. It works with any model of
 transformers whose layers all see the whole text through its attention interface and keep nothing else from
 token to token; `Decoding` is only made for models that `TransformersLM` has found to be so.
@@ -26,6 +30,8 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from penname.lm.rollout import filled
 
 NAME = "penname_texts"
+# Room for newcomers grows by so much at once: each growth moves all that is kept.
+_ROWS, _COLUMNS = 8, 128
 _NOT_PLAIN = ("softcap", "s_aux", "sliding_window")  # what transformers asks of an attention besides
 
 
@@ -33,12 +39,12 @@ class NotPlainError(Exception):
     """A model's attention does what is not done here."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Layer:
     """What one layer keeps; `heads` are those of keys, perhaps fewer than those of queries.
 
     prompt_keys, prompt_values: (prompts, heads, longest prompt, width), padded on the left.
-    keys, values: (texts, heads, most tokens of a text, width).
+    keys, values: (texts, heads, columns, width). All may have rows to spare at the end.
     """
 
     prompt_keys: torch.Tensor
@@ -61,24 +67,24 @@ class Decoding:
     def __init__(self, model: Any, cache: Any, mask: torch.Tensor, origin: Sequence[int], most: int) -> None:
         self._model = model
         self._origin = list(origin)
-        self._written = 0  # tokens of each text whose keys and values are kept
+        self._begins = [0] * len(origin)  # the column of each text's first token
+        self.written = 0
+        """Columns whose keys and values are kept: of a text that began in the first, as many tokens."""
         self.layers = [_room(layer.keys, layer.values, len(origin), most) for layer in cache.layers]
-        device, dtype = self.layers[0].keys.device, self.layers[0].keys.dtype
-        self._lengths = mask.sum(dim=1)  # of the prompts: where the texts' own positions begin
-        self._bias = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(mask == 0, float("-inf"))
-        self._padded = bool((mask == 0).any())
+        self.lengths: list[int] = mask.sum(dim=1).tolist()
+        """Tokens of each prompt that is kept: where the positions of its texts begin."""
         self._arrange()
 
     def read(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits (texts, vocabulary) of what follows `tokens` (texts,), the next token of each text."""
         output = self._model(
             input_ids=tokens[:, None],
-            position_ids=(self._lengths[self._place] + self._written)[:, None],
+            position_ids=(self._starts + self.written)[:, None],
             attention_mask=self._seen,
             use_cache=False,
             decoding=self,
         )
-        self._written += 1
+        self.written += 1
         logits: torch.Tensor = output.logits
         return logits[:, -1]
 
@@ -92,9 +98,25 @@ class Decoding:
             for to, text in enumerate(order):
                 if to != text:
                     for kept in (layer.keys, layer.values):
-                        kept[to, :, : self._written] = kept[text, :, : self._written]
+                        kept[to, :, : self.written] = kept[text, :, : self.written]
         self._origin = [self._origin[text] for text in order]
+        self._begins = [self._begins[text] for text in order]
         self._leave()
+        self._shift()
+        self._arrange()
+
+    def join(self, cache: Any, mask: torch.Tensor, origin: Sequence[int], most: int) -> None:
+        """Write more texts too, after more prompts that have been read. Arguments as those of the class."""
+        prompts, texts = len(self.lengths), len(self._origin)
+        self._origin += [prompts + at for at in origin]
+        self._begins += [self.written] * len(origin)
+        self.lengths += mask.sum(dim=1).tolist()
+        longest, room = max(self.lengths), self.written + most
+        for layer, new in zip(self.layers, cache.layers, strict=True):
+            layer.prompt_keys = _with_prompts(layer.prompt_keys, prompts, new.keys, longest)
+            layer.prompt_values = _with_prompts(layer.prompt_values, prompts, new.values, longest)
+            layer.keys = _with_texts(layer.keys, texts, len(origin), self.written, room)
+            layer.values = _with_texts(layer.values, texts, len(origin), self.written, room)
         self._arrange()
 
     def mix(
@@ -105,19 +127,25 @@ class Decoding:
         `query` is (texts, heads, width); `key` and `value` are (texts, heads of keys, width).
         """
         texts, heads = key.shape[:2]
-        prompts = len(self._bias)
-        end = self._written + 1
+        prompts = len(self.lengths)
+        end = self.written + 1
         layer.keys[:texts, :, end - 1] = key
         layer.values[:texts, :, end - 1] = value
         # Heads that share their keys are further queries.
         query = query.reshape(texts, heads, -1, query.shape[-1])
-        own, own_sum = _attend(query, layer.keys[:texts, :, :end], layer.values[:texts, :, :end], None, scale)
+        hidden = None if self._hidden is None else self._hidden[..., :end]
+        own, own_sum = _attend(
+            query, layer.keys[:texts, :, :end], layer.values[:texts, :, :end], hidden, scale
+        )
         # (prompts, texts of a prompt, …) to (prompts, heads, all queries, width), and back
         asked = query if self._even else query[self._grid]
         asked = asked.view(prompts, -1, *query.shape[1:]).transpose(1, 2)
-        bias = self._bias[:, None, None] if self._padded else None
         found, sums = _attend(
-            asked.flatten(2, 3), layer.prompt_keys[:prompts], layer.prompt_values[:prompts], bias, scale
+            asked.flatten(2, 3),
+            layer.prompt_keys[:prompts],
+            layer.prompt_values[:prompts],
+            self._padding,
+            scale,
         )
         shape = asked.shape[:-1]
         read = self._texts(found.reshape(*shape, -1).transpose(1, 2))
@@ -131,7 +159,7 @@ class Decoding:
     def _leave(self) -> None:
         """Prompts of which no text is left make room for the last ones."""
         staying = sorted(set(self._origin))
-        if len(staying) == len(self._bias):
+        if len(staying) == len(self.lengths):
             return
         order = filled(staying)
         for layer in self.layers:
@@ -139,13 +167,24 @@ class Decoding:
                 if to != prompt:
                     for kept in (layer.prompt_keys, layer.prompt_values):
                         kept[to] = kept[prompt]
-        self._bias, self._lengths = self._bias[order], self._lengths[order]
+        self.lengths = [self.lengths[prompt] for prompt in order]
         self._origin = [order.index(prompt) for prompt in self._origin]
+
+    def _shift(self) -> None:
+        """Give up the columns that no text sees any more."""
+        first, texts = min(self._begins), len(self._begins)
+        if not first:
+            return
+        for layer in self.layers:
+            for kept in (layer.keys, layer.values):
+                kept[:texts, :, : self.written - first] = kept[:texts, :, first : self.written].clone()
+        self.written -= first
+        self._begins = [begin - first for begin in self._begins]
 
     def _arrange(self) -> None:
         """Lay the texts out by their prompts: a row of the grid for each, as long as the longest needs."""
-        device = self._bias.device
-        texts: list[list[int]] = [[] for _ in range(len(self._bias))]
+        device = self.layers[0].keys.device
+        texts: list[list[int]] = [[] for _ in self.lengths]
         column = []
         for text, prompt in enumerate(self._origin):
             column.append(len(texts[prompt]))
@@ -156,8 +195,22 @@ class Decoding:
         self._grid = torch.tensor(grid, device=device)
         self._place = torch.tensor(self._origin, device=device)
         self._column = torch.tensor(column, device=device)
+        # A token of column c stands at its text's start + c.
+        lengths, begins = (torch.tensor(each, device=device) for each in (self.lengths, self._begins))
+        self._starts = lengths[self._place] - begins
+        columns = self.layers[0].prompt_keys.shape[2]
+        self._padding = self._bias(columns - lengths, columns) if min(self.lengths) < columns else None
+        columns = self.layers[0].keys.shape[2]
+        self._hidden = self._bias(begins, columns) if any(self._begins) else None
         # Made by us, or the model would make one of what it thinks that each token sees.
         self._seen = torch.ones(len(self._origin), 1, 1, 1, dtype=torch.bool, device=device)
+
+    def _bias(self, begins: torch.Tensor, columns: int) -> torch.Tensor:
+        """(rows, 1, 1, columns), -inf before the column where each of the rows begins."""
+        kept = self.layers[0].keys
+        hidden = torch.arange(columns, device=kept.device) < begins[:, None]
+        bias = torch.zeros(hidden.shape, dtype=kept.dtype, device=kept.device)
+        return bias.masked_fill(hidden, float("-inf"))[:, None, None]
 
 
 def attend(
@@ -239,6 +292,42 @@ def _room(keys: torch.Tensor, values: torch.Tensor, texts: int, most: int) -> _L
     return _Layer(
         keys, values, keys.new_empty(*shape, keys.shape[-1]), values.new_empty(*shape, values.shape[-1])
     )
+
+
+def _with_prompts(kept: torch.Tensor, prompts: int, new: torch.Tensor, longest: int) -> torch.Tensor:
+    """`kept`, of which the first `prompts` rows count, with the rows of `new` behind them.
+
+    All are (rows, heads, tokens, width), padded on the left; no prompt has more than `longest` tokens.
+    """
+    rows = prompts + len(new)
+    if rows > len(kept) or not longest <= kept.shape[2] <= 2 * longest:
+        larger = kept.new_zeros(_up(rows, _ROWS), kept.shape[1], longest, kept.shape[3])
+        _fill(larger[:prompts], kept[:prompts])
+        kept = larger
+    kept[prompts:rows] = 0  # what is hidden is multiplied by 0, and must be a number
+    _fill(kept[prompts:rows], new)
+    return kept
+
+
+def _fill(rows: torch.Tensor, new: torch.Tensor) -> None:
+    tokens = min(rows.shape[2], new.shape[2])
+    rows[:, :, rows.shape[2] - tokens :] = new[:, :, new.shape[2] - tokens :]
+
+
+def _with_texts(kept: torch.Tensor, texts: int, more: int, written: int, room: int) -> torch.Tensor:
+    """`kept` (texts, heads, columns, width) with `more` rows, and at least `room` columns."""
+    rows = texts + more
+    if rows > len(kept) or room > kept.shape[2]:
+        columns = max(_up(room, _COLUMNS), kept.shape[2])
+        larger = kept.new_empty(_up(rows, _ROWS), kept.shape[1], columns, kept.shape[3])
+        larger[:texts, :, :written] = kept[:texts, :, :written]
+        kept = larger
+    kept[texts:rows, :, :written] = 0  # as above
+    return kept
+
+
+def _up(number: int, step: int) -> int:
+    return -(-number // step) * step
 
 
 def _attend(

@@ -26,7 +26,11 @@ from penname.errors import (
 
 _LONGEST_QUOTE = 300  # characters of a server's explanation that are shown
 _OVERLAP = 16  # characters in a row that an explanation may share with what was sent
-_TOO_LONG = re.compile(r"context[ _](length|size|window)|(prompt|input)\b.{0,40}\btoo long", re.IGNORECASE)
+_TOO_LONG = re.compile(
+    r"context[ _](length|size|window)|(prompt|input)\b.{0,40}\btoo long|longer than the maximum model length",
+    re.IGNORECASE,
+)
+_ENCODED = re.compile(r"[A-Za-z0-9+/]{80}")  # so long a run of base64 is a piece of embeddings
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,12 @@ class CannotScoreError(ServerRefusedError):
 
 
 def refusal(
-    error: openai.APIError, server: Server, sent: Sequence[str], offered: Sequence[str] | None = None
+    error: openai.APIError,
+    server: Server,
+    sent: Sequence[str],
+    offered: Sequence[str] | None = None,
+    *,
+    soft: bool = False,
 ) -> PennameError:
     """The error to raise for one that the client raised.
 
@@ -55,6 +64,7 @@ def refusal(
         server: who was asked.
         sent: every text that was sent; none of it gets into the message.
         offered: names of the models that the server offers, for a 404; None: not known.
+        soft: whether a soft prompt was sent, as embeddings.
     """
     if isinstance(error, openai.APIConnectionError):
         return _unreachable(error, server, sent)
@@ -72,9 +82,8 @@ def refusal(
             f"prompt and max_tokens do not fit into the context of {server.model!r} at {server.where}: "
             f"set `context` to what the server has, or use less history{said}"
         )
-    return ServerRefusedError(
-        f"{server.where} refused the request ({status}): {_advice(status, server, offered)}{said}", status
-    )
+    advice = (_soft_advice(error, server, offered) if soft else "") or _advice(status, server, offered)
+    return ServerRefusedError(f"{server.where} refused the request ({status}): {advice}{said}", status)
 
 
 def odd_answer(server: Server) -> ServerError:
@@ -82,6 +91,15 @@ def odd_answer(server: Server) -> ServerError:
     return ServerError(
         f"{server.where} gave an answer that is not an OpenAI-compatible server's (JSON with choices): "
         "check the address; it usually ends in /v1"
+    )
+
+
+def unread(server: Server, sent: int, counted: int | None) -> ServerError:
+    """The error where a server answers something else than the embeddings that it was sent."""
+    return ServerError(
+        f"{server.where} did not read the {sent:,} rows of embeddings that it was sent (it counted "
+        f"{'no' if counted is None else f'{counted:,}'} tokens): soft prompts need vLLM, started with "
+        "--enable-prompt-embeds"
     )
 
 
@@ -100,7 +118,7 @@ def words(error: openai.APIError, server: Server, sent: Sequence[str]) -> str:
     said = " ".join(_explanation(error.body).split())
     if not said:
         return ""
-    if _repeats(said, [*sent, server.key]):
+    if _repeats(said, [*sent, server.key]) or _ENCODED.search(said):
         return "; its explanation is left out, as it repeats what was sent"
     return f"; it says: {said[:_LONGEST_QUOTE]}"
 
@@ -170,6 +188,23 @@ def _advice(status: int, server: Server, offered: Sequence[str] | None) -> str:
     if status in (400, 422):
         return "it cannot use what it was sent; check `shape`, the model and the sampling settings"
     return "check the address, the model and the key"
+
+
+def _soft_advice(error: openai.APIStatusError, server: Server, offered: Sequence[str] | None) -> str:
+    """What to do where embeddings were refused; "" where they are not the reason."""
+    if error.status_code not in (400, 404, 405, 422, 501):
+        return ""
+    if error.status_code == 404 and server.model not in (offered or ()):
+        return ""  # another name is wanted first
+    said = _explanation(error.body)
+    if "hidden_size" in said:
+        return f"its model {server.model!r} is not the one that the soft prompts were trained over"
+    if error.status_code in (400, 422) and said and "prompt" not in said:
+        return ""  # a setting is meant
+    return (
+        "it takes no soft prompts, which are sent as embeddings: that needs vLLM, started with "
+        "--enable-prompt-embeds"
+    )
 
 
 def _not_found(server: Server, offered: Sequence[str] | None) -> str:

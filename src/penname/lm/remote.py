@@ -1,52 +1,51 @@
 """A language model behind any OpenAI-compatible server: vLLM, llama.cpp, Ollama, a hosted service …
 
-The `openai` client carries the requests. It repeats those that failed (no connection, no answer in time, 408,
-409, 429, 5xx), each time after a longer wait with some chance in it, or after the wait that the server asks
-for (up to two minutes; a longer one ends the attempts). What it gives up on becomes one clear error
-(`penname.lm.refusals`).
+How requests are sent, repeated and given up on: `penname.lm.connection`. Soft prompts go to vLLM as
+embeddings, which are made here (`penname.lm.embeddings`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import os
-import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing
 from functools import cached_property, partial
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, TypeVar
 
-import openai
-
-from penname.errors import BadInputError, PennameError, ServerRefusedError, StreamCutError
+from penname.errors import BadInputError, ServerRefusedError
 from penname.lm import refusals, wire
 from penname.lm.base import Generation, Prefix, Sampling, Score, Shape, check_options, sample_seed, shares
 from penname.lm.config import ModelConfig
-from penname.lm.prefixes import refuse
+from penname.lm.connection import Body, Connection, Streamed
+from penname.lm.prefixes import SoftPrompts
 from penname.lm.sampling import refuse_thinking
 from penname.lm.stops import stop_at, until_stop
 from penname.records import Prompt
 
+if TYPE_CHECKING:
+    from penname.lm.embeddings import InputEmbeddings
+
 T = TypeVar("T")
-Body = dict[str, Any]
 
 _CONTEXT = 8192  # tokens, where neither the configuration nor the server tells
-_CONNECT = 10.0  # seconds for a connection to come about, at most
 _STOPS = 4  # stop strings that every server takes; the others are looked for here
 _BYTES_PER_TOKEN = (
     3  # fewer than tokenisers reach on nearly every text, so that an estimate is rarely too low
 )
 _TURN_TOKENS = 8  # what a chat template puts around one message, generously
 _CHAT_TOP, _COMPLETION_TOP = 20, 5  # the most alternatives for a token that servers commonly tell
+# After a soft prompt a text is drawn as it is here: vLLM would take these from generation_config.json.
+_PLAIN: Body = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+_COUNTED: Body = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
 
 
 class RemoteLM:
     """A model on an OpenAI-compatible server; see `penname.lm.base.LanguageModel` for the methods.
 
-    Without a `shape` in the configuration it is taken for a chat model. Threads may share it.
+    Without a `shape` in the configuration it is taken for a chat model. It takes soft prompts where the
+    configuration names `embeddings` and the server is vLLM. Threads may share it.
 
     Raises (by every method that asks the server):
         ServerUnreachableError: no connection, or no answer in time, after all retries.
@@ -64,49 +63,29 @@ class RemoteLM:
         Raises:
             BadInputError: an address that is none, or `api_key_env` names a variable that is not set.
         """
-        where = _address(config.base_url)
-        key_from, key = _api_key(config)
-        self._config = config
-        self._server = refusals.Server(
-            where, config.remote_model, config.retries + 1, config.timeout, key_from, key
-        )
-        self._client = openai.OpenAI(
-            base_url=config.base_url,
-            api_key=key,
-            timeout=openai.Timeout(config.timeout, connect=min(config.timeout, _CONNECT)),
-            max_retries=config.retries,
-            # A prompt goes to the server that was named, and to no other that it points to.
-            http_client=openai.DefaultHttpxClient(follow_redirects=False),
-        )
-        weakref.finalize(self, self._client.close)  # left to itself it can be collected after its sockets
+        self.config = config
+        self._connection = Connection(config)
+        self._server = self._connection.server
         self._takes_n = True  # until the server refuses it
+        self._tells_usage = True  # of streams; until the server refuses to
         self._scores = True  # until the server shows that it cannot
-        self.name = f"{where}#{config.remote_model}"
+        self.name = f"{self._server.where}#{config.remote_model}"
         self.fingerprint = hashlib.sha256(self.name.encode()).hexdigest()
         self.shape = config.shape or "chat"
-        self._path = "/chat/completions" if self.shape == "chat" else "/completions"
 
     @cached_property
     def context(self) -> int:
         """Tokens of prompt and completion together: as configured, else as the server tells, else 8192."""
-        if self._config.context:
-            return self._config.context
-        try:
-            entries = self._models(self._client)
-        except openai.APIStatusError as error:
-            if error.status_code not in (404, 405, 501):  # servers without a list of models
-                raise self._refusal(error, {}) from None
-            entries = []
-        except openai.APIError as error:
-            raise self._refusal(error, {}) from None
-        lengths = [e.max_model_len for e in entries if e.id == self._config.remote_model and e.max_model_len]
-        return lengths[0] if lengths else _CONTEXT
+        return self.config.context or self._connection.context() or _CONTEXT
 
     def count(self, prompt: Prompt) -> int:
-        """An estimate, meant to be too high rather than too low: the server's tokeniser is not at hand.
+        """Exact where the configuration names `embeddings`: their tokeniser is the server's.
 
-        One token for every three bytes of UTF-8, eight for each message, and eight for the answer's opening.
+        Else an estimate, meant to be too high rather than too low: one token for every three bytes of UTF-8,
+        eight for each message, and eight for the answer's opening.
         """
+        if self.config.embeddings is not None:
+            return len(self._embeddings.codec.prompt(prompt))
         if isinstance(prompt, str) and self.shape == "completion":
             return 1 + _tokens(prompt)
         return _TURN_TOKENS + sum(_TURN_TOKENS + _tokens(turn["content"]) for turn in _messages(prompt))
@@ -123,33 +102,55 @@ class RemoteLM:
         The n samples are asked for in one request, and those that the server leaves out one by one, each with
         a seed of its own. Samples that came in one answer share its seed (the server makes them differ), and
         its token count is shared out by length. Greedy samples are asked for once: they are all the same.
-        No server takes soft prompts, or forces a bridge.
+        No server forces a bridge.
+
+        Raises:
+            BadInputError: a prefix, and no `embeddings` are known; or it does not fit them.
+            ServerRefusedError, ServerError: the server does not read embeddings.
         """
-        refuse(prefixes, self.name)
+        soft = self._soft(prefixes, len(prompts))
         refuse_thinking(sampling, self.name)
         if n < 1:
             raise BadInputError(f"n: {n} is too small; at least 1")
         wanted = 1 if sampling.temperature == 0 else n
-        samples = self._parallel([partial(self._sample, p, 0, wanted, sampling) for p in prompts])
+        asked = list(zip(prompts, soft, strict=True))
+        samples = self._parallel([partial(self._sample, *one, 0, wanted, sampling) for one in asked])
         missing = [(i, number) for i, got in enumerate(samples) for number in range(len(got), wanted)]
-        rest = self._parallel([partial(self._sample, prompts[i], k, 1, sampling) for i, k in missing])
+        rest = self._parallel([partial(self._sample, *asked[i], k, 1, sampling) for i, k in missing])
         for (i, _), got in zip(missing, rest, strict=True):
             samples[i] += got
         return samples if wanted == n else [got * n for got in samples]
 
     def stream(
         self, prompt: Prompt, sampling: Sampling = Sampling(), prefix: Prefix | None = None
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, Generation]:
         """The text, piece by piece. Opening the stream is retried; once it is open, nothing is.
+
+        Returns the whole, with the tokens as the server counted them, or estimates where it does not tell.
 
         Raises:
             StreamCutError: the stream broke, or ended without saying why; `.text` is what had arrived.
+            BadInputError, ServerRefusedError, ServerError: as `generate`.
         """
-        refuse([prefix], self.name)
+        self._soft([prefix], 1)
         refuse_thinking(sampling, self.name)
-        body = self._body(prompt, sampling, 0) | {"stream": True}
-        with closing(self._pieces(body)) as pieces:
-            yield from until_stop(pieces, sampling.stop)
+        answer = self._open(self._body(prompt, prefix, sampling, 0) | {"stream": True})
+        sent = self._sent(prompt, prefix)
+        text = ""
+        with closing(answer.pieces()) as pieces:
+            for piece in until_stop(pieces, sampling.stop):
+                self._check_read(answer.usage, sent)
+                text += piece
+                yield piece
+        self._check_read(answer.usage, sent)
+        told = answer.usage.completion_tokens
+        whole = len(text) < len(answer.text) or answer.finish != "length"
+        return Generation(
+            text,
+            self._prompt_tokens(answer.usage, prompt),
+            _tokens(text) if told is None else told,
+            "stop" if whole else "length",
+        )
 
     def score(
         self,
@@ -164,8 +165,13 @@ class RemoteLM:
 
         Raises:
             ServerRefusedError: the server cannot score.
+            BadInputError: a prefix: vLLM tells no log-probabilities after embeddings.
         """
-        refuse(prefixes, self.name)
+        if any(prefixes or ()):
+            raise BadInputError(
+                f"{self.name} takes no soft prompts (prefixes) to score after: a model that transformers "
+                "runs does"
+            )
         if len(prompts) != len(completions):
             raise BadInputError(f"{len(prompts)} prompts but {len(completions)} completions")
         pairs = zip(prompts, completions, strict=True)
@@ -195,8 +201,9 @@ class RemoteLM:
 
     # One request
 
-    def _body(self, prompt: Prompt, sampling: Sampling, number: int) -> Body:
-        body = self._asking(prompt) | {
+    def _body(self, prompt: Prompt, prefix: Prefix | None, sampling: Sampling, number: int) -> Body:
+        asking = self._asking(prompt) if prefix is None else self._embedded(prompt, prefix)
+        body = asking | {
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -208,21 +215,35 @@ class RemoteLM:
     def _asking(self, prompt: Prompt) -> Body:
         """Model and prompt in the model's shape."""
         if self.shape == "chat":
-            return {"model": self._config.remote_model, "messages": _messages(prompt)}
+            return {"model": self.config.remote_model, "messages": _messages(prompt)}
         if not isinstance(prompt, str):
             raise BadInputError(
                 f"{self.name} takes plain text, not messages; for a chat model set shape to 'chat'"
             )
-        return {"model": self._config.remote_model, "prompt": prompt}
+        return {"model": self.config.remote_model, "prompt": prompt}
 
-    def _sample(self, prompt: Prompt, number: int, n: int, sampling: Sampling) -> list[Generation]:
+    def _embedded(self, prompt: Prompt, prefix: Prefix) -> Body:
+        """Model and prompt after a soft prompt, for vLLM's /completions.
+
+        There is no `prompt` in it: vLLM would answer it as another one, even an empty one.
+        """
+        return _PLAIN | {
+            "model": self.config.remote_model,
+            "prompt_embeds": self._embeddings.encoded(prompt, prefix),
+            "stop_token_ids": sorted(self._embeddings.codec.ends),  # some are in no configuration
+        }
+
+    def _sample(
+        self, prompt: Prompt, prefix: Prefix | None, number: int, n: int, sampling: Sampling
+    ) -> list[Generation]:
         """At least one and at most `n` texts, from one answer."""
-        answer = self._ask_for(self._body(prompt, sampling, number), n)
+        answer = self._ask_for(self._body(prompt, prefix, sampling, number), n)
         choices = sorted(answer.choices, key=lambda choice: choice.index)
         if any(choice.finish_reason == "content_filter" for choice in choices):
             raise ServerRefusedError(f"the content filter of {self._server.where} withheld the answer", 200)
         usage = answer.usage or wire.Usage()
-        prompt_tokens = self.count(prompt) if usage.prompt_tokens is None else usage.prompt_tokens
+        self._check_read(usage, self._sent(prompt, prefix))
+        prompt_tokens = self._prompt_tokens(usage, prompt)
         shared = _share_out(usage.completion_tokens, [choice.content for choice in choices])
         texts = zip(choices, shared, strict=True)
         return [_generation(choice, prompt_tokens, tokens, sampling.stop) for choice, tokens in texts][:n]
@@ -230,15 +251,67 @@ class RemoteLM:
     def _ask_for(self, body: Body, n: int) -> wire.Answer:
         """The answer with up to `n` choices; a server that refuses `n` is asked for one."""
         if n == 1 or not self._takes_n:
-            return self._ask(body)
+            return self._connection.ask(body)
         try:
-            return self._ask(body | {"n": n})
+            return self._connection.ask(body | {"n": n})
         except ServerRefusedError as error:
             if error.status not in (400, 422):
                 raise
-        answer = self._ask(body)
+        answer = self._connection.ask(body)
         self._takes_n = False  # only now is it known that nothing else in the request was wrong
         return answer
+
+    def _open(self, body: Body) -> Streamed:
+        """A stream that tells its usage; a server that refuses to is asked without."""
+        if "prompt_embeds" in body:
+            return Streamed(self._connection, body | _COUNTED)
+        if self._tells_usage:
+            try:
+                return Streamed(self._connection, body | {"stream_options": {"include_usage": True}})
+            except ServerRefusedError as error:
+                if error.status not in (400, 422):
+                    raise
+        answer = Streamed(self._connection, body)
+        self._tells_usage = False  # only now is it known that nothing else in the request was wrong
+        return answer
+
+    def _soft(self, prefixes: Sequence[Prefix | None] | None, count: int) -> Sequence[Prefix | None]:
+        """One prefix or None for each of `count` prompts, before anything is sent.
+
+        Raises:
+            BadInputError: there are some, and no `embeddings` are known, or they do not fit.
+        """
+        given = prefixes if prefixes is not None else [None] * count
+        if any(given) and self.config.embeddings is None:
+            raise BadInputError(
+                f"{self.name} takes no soft prompts (prefixes) where the model's own tokenizer and "
+                "embeddings are not known: `embeddings` names the folder that holds them; or use a model "
+                "that transformers runs"
+            )
+        SoftPrompts(given, count, self._embeddings.width if any(given) else 0)
+        return given
+
+    @cached_property
+    def _embeddings(self) -> InputEmbeddings:
+        from penname.lm.embeddings import InputEmbeddings
+
+        return InputEmbeddings(self.config.embeddings or "", self.config.dtype)
+
+    def _sent(self, prompt: Prompt, prefix: Prefix | None) -> int | None:
+        """Rows of embeddings that are sent for a prompt; None where there is no soft prompt."""
+        return None if prefix is None else len(prefix.rows) + self.count(prompt)
+
+    def _check_read(self, usage: wire.Usage, sent: int | None) -> None:
+        """Refuse an answer to something else than the embeddings: many servers pass over unknown fields.
+
+        Raises:
+            ServerError: it did not count as many tokens of prompt as rows were sent.
+        """
+        if sent is not None and usage.prompt_tokens != sent:
+            raise refusals.unread(self._server, sent, usage.prompt_tokens)
+
+    def _prompt_tokens(self, usage: wire.Usage, prompt: Prompt) -> int:
+        return self.count(prompt) if usage.prompt_tokens is None else usage.prompt_tokens
 
     def _score(self, prompt: Prompt, completion: str) -> Score:
         if not completion:
@@ -250,7 +323,7 @@ class RemoteLM:
         else:
             body |= {"prompt": body["prompt"] + completion, "echo": True, "logprobs": 1}
         try:
-            answer = self._ask(body)
+            answer = self._connection.ask(body)
         except ServerRefusedError as error:
             if error.status not in (400, 422):
                 raise
@@ -272,7 +345,7 @@ class RemoteLM:
     def _choose_first_token(self, prompt: Prompt, options: Sequence[str]) -> list[float]:
         chat = {"logprobs": True, "top_logprobs": _CHAT_TOP}
         wanted = chat if self.shape == "chat" else {"logprobs": _COMPLETION_TOP}
-        answer = self._ask(self._asking(prompt) | {"max_tokens": 1, "temperature": 1} | wanted)
+        answer = self._connection.ask(self._asking(prompt) | {"max_tokens": 1, "temperature": 1} | wanted)
         try:
             return wire.first_token_shares(answer.logprobs().first_tokens(), options)
         except wire.UnscorableError as error:
@@ -280,74 +353,11 @@ class RemoteLM:
                 self._server, f"the first token does not decide either: {error}"
             ) from None
 
-    def _ask(self, body: Body) -> wire.Answer:
-        try:
-            return wire.read(wire.Answer, self._client.post(self._path, cast_to=object, body=body))
-        except openai.APIError as error:
-            raise self._refusal(error, body) from None
-        except UnicodeEncodeError:
-            raise _not_utf8() from None
-        except ValueError:  # not JSON, or not with the fields of an answer; its text may repeat the prompt
-            raise refusals.odd_answer(self._server) from None
-
-    def _open(self, body: Body) -> openai.Stream[object]:
-        kind = openai.Stream[object]
-        try:
-            return self._client.post(self._path, cast_to=object, body=body, stream=True, stream_cls=kind)
-        except openai.APIError as error:
-            raise self._refusal(error, body) from None
-        except UnicodeEncodeError:
-            raise _not_utf8() from None
-
-    def _pieces(self, body: Body) -> Generator[str, None, None]:
-        """The pieces of a streamed answer as they come, to its declared end."""
-        text, finish = "", None
-        with self._open(body) as stream:
-            try:
-                for event in stream:
-                    for choice in (wire.read(wire.Chunk, event).choices or [])[:1]:
-                        text += choice.content
-                        finish = choice.finish_reason or finish
-                        if choice.content:
-                            yield choice.content
-            except openai.APIConnectionError:
-                raise self._cut("the connection broke", text) from None
-            except openai.APIError as error:
-                said = refusals.words(error, self._server, _texts(body))
-                raise self._cut(f"it reported an error{said}", text) from None
-            except ValueError:
-                raise self._cut("a piece of it cannot be read", text) from None
-        if finish is None:
-            raise self._cut("it ended without saying that it was complete", text)
-        if finish == "content_filter":
-            raise self._cut("a content filter ended it", text)
-
-    def _cut(self, why: str, text: str) -> StreamCutError:
-        return StreamCutError(f"the answer of {self._server.where} is not whole: {why}; ask again", text)
-
-    def _refusal(self, error: openai.APIError, body: Body) -> PennameError:
-        offered = self._offered() if isinstance(error, openai.NotFoundError) else None
-        return refusals.refusal(error, self._server, _texts(body), offered)
-
-    def _offered(self) -> list[str] | None:
-        """The models of the server; None where it does not tell."""
-        try:
-            return [entry.id for entry in self._models(self._client.with_options(max_retries=0))]
-        except openai.APIError:
-            return None
-
-    def _models(self, client: openai.OpenAI) -> list[wire.ModelEntry]:
-        """The server's list of models; [] where it is in a form of its own."""
-        try:
-            return wire.read(wire.Models, client.get("/models", cast_to=object)).data
-        except ValueError:
-            return []
-
     def _parallel(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
         """The results in order; the first failure is raised at once and what has not begun is dropped."""
         if not jobs:
             return []
-        pool = ThreadPoolExecutor(min(self._config.concurrency, len(jobs)), "penname-remote")
+        pool = ThreadPoolExecutor(min(self.config.concurrency, len(jobs)), "penname-remote")
         try:
             futures = [pool.submit(job) for job in jobs]
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
@@ -357,52 +367,10 @@ class RemoteLM:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _address(url: str) -> str:
-    """The address as it may be shown: without user, password and query, which can be secrets."""
-    wrong = BadInputError("model: not an address; write it as http(s)://host[:port]/v1#model-name")
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:  # its text can hold the password
-        raise wrong from None
-    if not host:
-        raise wrong
-    shown = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme.lower()}://{shown}{f':{port}' if port else ''}{parts.path}"
-
-
-def _api_key(config: ModelConfig) -> tuple[str | None, str]:
-    """The environment variable that holds the key, and the key; (None, "none") where there is none.
-
-    A variable that the configuration names must be set: another service's key is never sent in its place, nor
-    OpenAI's own to any server but OpenAI's.
-    """
-    named = config.api_key_env
-    openai_itself = config.base_url.lower().startswith("https://api.openai.com/")
-    usual = ["PENNAME_API_KEY", "OPENAI_API_KEY"] if openai_itself else ["PENNAME_API_KEY"]
-    for name in [named] if named else usual:
-        if key := os.environ.get(name, "").strip():
-            if not key.isascii() or not key.isprintable() or " " in key:
-                raise BadInputError(f"the environment variable {name} holds characters that no key has")
-            return name, key
-    if named:
-        raise BadInputError(f"the environment variable {named}, which `api_key_env` names, is not set")
-    return None, "none"
-
-
 def _messages(prompt: Prompt) -> list[dict[str, str]]:
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     return [{"role": turn.role, "content": turn.content} for turn in prompt]
-
-
-def _texts(body: Body) -> list[str]:
-    """Every text in a request that is someone's own."""
-    return [body["prompt"]] if "prompt" in body else [turn["content"] for turn in body.get("messages", ())]
-
-
-def _not_utf8() -> BadInputError:
-    return BadInputError("the prompt holds half a character (a lone surrogate), which cannot be sent")
 
 
 def _tokens(text: str) -> int:

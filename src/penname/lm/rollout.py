@@ -10,7 +10,7 @@ import torch
 
 from penname.lm.base import Sampling
 from penname.lm.batches import Limits
-from penname.lm.sampling import draw, most_tokens
+from penname.lm.sampling import draw_each, most_tokens
 from penname.lm.text import Writing
 
 
@@ -67,25 +67,53 @@ class Repeated:
         self._mask = take(order, self._cache, self._mask)
 
 
-def write(rows: Sequence[Row], logits: torch.Tensor, reading: Reading, sampling: Sampling) -> Iterator[None]:
-    """Write texts to their ends; yields after each step. Ended texts leave the batch.
+class Batch:
+    """Texts that are being written together, a token each a step.
 
     Args:
+        rows: at least one.
         logits: (rows, vocabulary), of each text's first token.
     """
-    while True:
-        uniform = torch.tensor([row.chance.random() for row in rows], dtype=torch.float64)
-        drawn = draw(logits, sampling, uniform).tolist()
-        taken = [row.writing.push(token) for row, token in zip(rows, drawn, strict=True)]
-        yield
-        staying = [place for place, row in enumerate(rows) if row.writing.finish is None]
+
+    def __init__(self, rows: Sequence[Row], logits: torch.Tensor, reading: Reading) -> None:
+        self.rows = list(rows)
+        self._logits = logits
+        self._reading = reading
+        self._drawn: list[int] = []
+
+    def draw(self) -> None:
+        """Give each text its next token."""
+        uniform = torch.tensor([row.chance.random() for row in self.rows], dtype=torch.float64)
+        samplings = [row.writing.sampling for row in self.rows]
+        drawn = draw_each(self._logits, samplings, uniform).tolist()
+        self._drawn = [row.writing.push(token) for row, token in zip(self.rows, drawn, strict=True)]
+
+    def read(self) -> bool:
+        """Read what was drawn. Ended texts leave the batch; False when none is left."""
+        staying = [place for place, row in enumerate(self.rows) if row.writing.finish is None]
         if not staying:
-            return
-        if len(staying) < len(rows):
+            return False
+        if len(staying) < len(self.rows):
             order = filled(staying)
-            rows, taken = [rows[place] for place in order], [taken[place] for place in order]
-            reading.keep(order)
-        logits = reading.read(torch.tensor(taken, device=logits.device))
+            self.rows = [self.rows[place] for place in order]
+            self._drawn = [self._drawn[place] for place in order]
+            self._reading.keep(order)
+        self._logits = self._reading.read(torch.tensor(self._drawn, device=self._logits.device))
+        return True
+
+    def join(self, rows: Sequence[Row], logits: torch.Tensor) -> None:
+        """More texts, which the batch's `Reading` has been told of; after `read`, and before `draw`."""
+        self.rows += rows
+        self._logits = torch.cat([self._logits, logits])
+
+
+def write(batch: Batch) -> Iterator[None]:
+    """Write texts to their ends; yields after each step."""
+    while True:
+        batch.draw()
+        yield
+        if not batch.read():
+            return
 
 
 def filled(staying: Sequence[int]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from penname.errors import BadInputError, PromptTooLongError
@@ -100,6 +101,21 @@ def draw(logits: torch.Tensor, sampling: Sampling, uniform: torch.Tensor) -> tor
     if sampling.top_p < 1:
         return _draw_nucleus(weights, sampling.top_p, uniform, _FEW)
     return _pick(weights, uniform)
+
+
+def draw_each(logits: torch.Tensor, samplings: Sequence[Sampling], uniform: torch.Tensor) -> torch.Tensor:
+    """As `draw`, each row by its own settings; rows that are alike are drawn together."""
+    import torch
+
+    ways: dict[tuple[float, float], list[int]] = {}
+    for row, sampling in enumerate(samplings):
+        ways.setdefault((sampling.temperature, sampling.top_p), []).append(row)
+    if len(ways) == 1:
+        return draw(logits, samplings[0], uniform)
+    tokens = logits.new_empty(len(samplings), dtype=torch.long)
+    for rows in ways.values():
+        tokens[rows] = draw(logits[rows], samplings[rows[0]], uniform[rows])
+    return tokens
 
 
 def _draw_nucleus(probabilities: torch.Tensor, top_p: float, uniform: torch.Tensor, few: int) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, Literal
@@ -145,7 +145,7 @@ class Writing:
 
     def __init__(self, codec: Codec, prompt: Sequence[int], sampling: Sampling) -> None:
         self._codec = codec
-        self._sampling = sampling
+        self.sampling = sampling
         self.prompt = prompt
         self.ids: list[int] = []
         self.finish: Literal["stop", "length"] | None = None
@@ -176,7 +176,7 @@ class Writing:
             self.finish = "stop"
             return token
         self.ids.append(token)
-        if len(self.ids) - self._before >= self._sampling.max_tokens:
+        if len(self.ids) - self._before >= self.sampling.max_tokens:
             self.finish = "length"
         self._stop()
         return token
@@ -188,7 +188,7 @@ class Writing:
 
     def _think(self, token: int) -> int:
         """As `push`, before the answer. An end token there would leave the text without an answer."""
-        thinking = self._sampling.thinking
+        thinking = self.sampling.thinking
         assert thinking is not None
         late = len(self.ids) >= thinking.budget - len(self._bridge)
         if self._forced or late or token in self._codec.ends:
@@ -206,13 +206,13 @@ class Writing:
         return token
 
     def _stop(self) -> None:
-        if self._sampling.stop and self._end() < len(self.text):
+        if self.sampling.stop and self._end() < len(self.text):
             self.finish = "stop"
 
     def _end(self) -> int:
         """Where the first stop string of the answer begins."""
         start = len(self.text) if self.answer is None else self.answer
-        return start + stop_at(self.text[start:], self._sampling.stop)
+        return start + stop_at(self.text[start:], self.sampling.stop)
 
     def _take(self, *, last: bool) -> None:
         """Move what the new tokens say into `_text`; at the end, bytes of half a character are dropped."""
@@ -271,19 +271,3 @@ def streamed(
         if piece := showing.new():
             yield piece
     return writing.generation()
-
-
-def shown(
-    texts: dict[int, Showing], steps: Iterator[None], gone: Container[int]
-) -> Iterator[list[tuple[int, str]]]:
-    """After each step the new pieces of texts that are written together, each with its text's number.
-
-    Args:
-        gone: numbers of texts that end after the next step, whatever is left to write.
-    """
-    for _ in steps:
-        for number in [number for number in texts if number in gone]:
-            texts.pop(number).end()
-        new = [(number, piece) for number, text in texts.items() if (piece := text.new())]
-        texts = {number: text for number, text in texts.items() if not text.ended}
-        yield new

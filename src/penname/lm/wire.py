@@ -39,7 +39,7 @@ class Choice(BaseModel):
     @property
     def content(self) -> str:
         """The text of the answer."""
-        return (self.message.content or "") if self.message else (self.text or "")
+        return _kept(self.message.content if self.message else self.text)
 
 
 class Usage(BaseModel):
@@ -81,13 +81,14 @@ class ChunkChoice(BaseModel):
     @property
     def content(self) -> str:
         """The text of the piece; "" in pieces that only tell the role or the end."""
-        return (self.delta.content or "") if self.delta else (self.text or "")
+        return _kept(self.delta.content if self.delta else self.text)
 
 
 class Chunk(BaseModel):
     """One event of a stream; the one that tells the usage has no choices."""
 
     choices: list[ChunkChoice] | None = None
+    usage: Usage | None = None
 
 
 class ModelEntry(BaseModel):
@@ -95,6 +96,7 @@ class ModelEntry(BaseModel):
 
     id: str
     max_model_len: int | None = None  # tokens; vLLM tells it
+    parent: str | None = None  # of an adapter on vLLM: its base
 
 
 class Models(BaseModel):
@@ -138,6 +140,11 @@ Read = TypeVar("Read", Answer, Chunk, Models)
 def read(kind: type[Read], raw: object) -> Read:
     """`raw` as `kind`; text where a server mislabelled its JSON. Raises ValueError where it is none."""
     return kind.model_validate_json(raw) if isinstance(raw, str) else kind.model_validate(raw)
+
+
+def _kept(text: str | None) -> str:
+    """`text` without NUL, which no database keeps; "" where there is none."""
+    return (text or "").replace("\x00", "")
 
 
 class UnscorableError(ModelError):

@@ -81,14 +81,19 @@ def _check_stacked(personal: Personal, reasoning: Reasoning) -> None:
 
 
 def _open_personal(folder: Path, model: LanguageModel) -> Personal:
-    """The run, over `model`'s own files and settings where `model` is the run's base: they may have moved."""
+    """The run, over `model`'s own files and settings where `model` is the run's base: they may have moved.
+
+    A model on a server is taken to serve the run.
+    """
     from penname.lm import ModelConfig
     from penname.methods.prlhf.method import open_personal
     from penname.train.base import base_fingerprint
     from penname.train.folder import open_trained
 
-    config = getattr(model, "config", None)  # what runs here has one
+    config = getattr(model, "config", None)  # what is loaded by name has one
     if isinstance(config, ModelConfig):
+        if config.remote:
+            return open_personal(folder, config)
         bare = replace(config, adapter=None)
         if base_fingerprint(bare) == open_trained(folder, "p-dpo").model_fingerprint:
             return open_personal(folder, bare)

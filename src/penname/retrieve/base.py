@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -84,6 +84,14 @@ class Retriever:
     def forget(self, user: UserStore) -> None:
         """Drop what is kept in memory of this user, as after an erasure."""
         self._histories.forget(user)
+
+    def sweep(self, there: Callable[[Collection[str]], Container[str]]) -> None:
+        """Drop what is kept in memory of users who are gone.
+
+        Args:
+            there: which of these users, all of one store, are still in it.
+        """
+        self._histories.sweep(there)
 
 
 def best_first(scores: Scores) -> NDArray[np.intp]:

@@ -3,7 +3,7 @@
 The database is asked for one number, the history's version, at each request. While it is the same, documents,
 indices and vectors come from here. Everything is kept per user of one store and is reached only through that
 user, so nothing of one user can reach another. What is kept of an erased user is never found again, and goes
-when the retriever is next asked about the user, is told to `forget`, or needs the memory.
+when the retriever is next asked about the user, is told to `forget` or `sweep`, or needs the memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Container, Hashable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +30,8 @@ PARTS = 8  # built things kept of one user: postings, vectors, and the rest indi
 _DOCUMENT_BYTES = 1500  # a Document without its text, and its place in the tables here; measured
 
 T = TypeVar("T")
+# Which user of which store: a copy of a store holds the same users, and other documents.
+Owner = tuple[str, str]
 
 
 class History:
@@ -95,7 +97,7 @@ class Histories:
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self._limit = limit
         self._total = 0
-        self._kept: OrderedDict[Hashable, History] = OrderedDict()
+        self._kept: OrderedDict[Owner, History] = OrderedDict()
         self._lock = threading.Lock()
 
     def past(self, user: UserStore, before: datetime | None, exclude: Collection[str]) -> Past:
@@ -117,6 +119,16 @@ class Histories:
         with self._lock:
             self._drop(_owner(user))
 
+    def sweep(self, there: Callable[[Collection[str]], Container[str]]) -> None:
+        """See `Retriever.sweep`."""
+        with self._lock:
+            owners = list(self._kept)
+        left = there([user for _, user in owners])
+        with self._lock:
+            for owner in owners:
+                if owner[1] not in left:
+                    self._drop(owner)
+
     def _history(self, user: UserStore) -> History:
         owner = _owner(user)
         try:
@@ -133,7 +145,7 @@ class Histories:
             raise
         return self._keep(owner, version, documents)
 
-    def _keep(self, owner: Hashable, version: int, documents: list[Document]) -> History:
+    def _keep(self, owner: Owner, version: int, documents: list[Document]) -> History:
         def grew(change: int) -> None:
             self._account(owner, history, change)
 
@@ -148,7 +160,7 @@ class Histories:
             self._shrink()
         return history
 
-    def _account(self, owner: Hashable, history: History, change: int) -> None:
+    def _account(self, owner: Owner, history: History, change: int) -> None:
         with self._lock:
             history.bytes += change
             if self._kept.get(owner) is history:
@@ -159,12 +171,11 @@ class Histories:
         while self._total > self._limit and len(self._kept) > 1:
             self._drop(next(iter(self._kept)))
 
-    def _drop(self, owner: Hashable) -> None:
+    def _drop(self, owner: Owner) -> None:
         history = self._kept.pop(owner, None)
         if history is not None:
             self._total -= history.bytes
 
 
-def _owner(user: UserStore) -> Hashable:
-    """Which user of which store: a copy of a store holds the same ids and versions, and other documents."""
+def _owner(user: UserStore) -> Owner:
     return (user.store_url, user.id)

@@ -14,7 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from penname import __version__
-from penname.serve import completions, errors, feedback, limits, material, people, runs, status
+from penname.serve import completions, errors, feedback, limits, material, people, reports, runs, status
 from penname.serve.background import Background
 from penname.serve.common import SLASH
 from penname.serve.house import House
@@ -48,10 +48,14 @@ class App(FastAPI):
 def create_app(settings: ServeSettings, house: House | None = None) -> FastAPI:
     """The application. Its house is opened and closed with it, unless it is given one, which stays open.
 
+    Raises:
+        BadInputError: a folder of `settings.reports` is none of an evaluation's.
+
     Raises (when it starts):
         StoreError, ModelError, TrainedError: what the settings name cannot be opened.
         BadInputError: `settings.adapt` names a run that is not there or learns nothing of users.
     """
+    shown = reports.Reports(settings.reports)
     metrics = Metrics()
     given = house is not None
     house = house or House(settings)
@@ -79,7 +83,8 @@ def create_app(settings: ServeSettings, house: House | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings, app.state.house, app.state.metrics = settings, house, metrics
-    for part in (status, completions, people, material, feedback, runs):
+    app.state.reports = shown
+    for part in (status, completions, people, material, feedback, runs, reports):
         app.include_router(part.router)
     app.include_router(feedback.explanations)
     limits.install(app, settings)

@@ -1,25 +1,29 @@
-"""What goes on after an answer, one thing at a time: profiles are made anew, and soft prompts are fitted.
+"""What goes on after an answer, one thing at a time: profiles are made anew, and soft prompts are refined.
 
 One thread does it, as each needs the model. What is asked for twice for a user before it has begun is done
 once. When the server stops, what has begun is finished, and so are waiting fits; profiles that wait are left,
 as the next draft makes what it needs by itself.
+
+Between jobs it is looked, about once a minute, whether another process has erased users: what the server's
+memory holds of them is dropped.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from penname.errors import BadInputError, PennameError, UnknownUserError
-from penname.methods.prlhf.adapt import adapt
 from penname.methods.stepback import History, profile_histories
 from penname.serve.house import House
 
 _LOG = logging.getLogger(__name__)
 
+SWEEP = 60.0  # seconds after which what is in memory of erased users is looked for
 MOST_WAITING = 10_000  # jobs; what comes when there are more is passed over, and counted
 
 
@@ -29,13 +33,14 @@ class Job:
 
     user: str
     run: str | None = None  # None: the profile
+    work: Callable[[], None] | None = field(default=None, compare=False)  # what fits a run's part
 
 
 class Background:
     """A thread that does jobs in turn, from `start` to `close`.
 
     Args:
-        told: called with the kind of job ("profile" or "adapt") and what became of it: "done", "failed" or
+        told: called with the kind of job ("profile" or "refine") and what became of it: "done", "failed" or
             "dropped".
     """
 
@@ -44,6 +49,9 @@ class Background:
         self._told = told
         self._waiting: OrderedDict[Job, bool] = OrderedDict()  # whether an edited profile is made anew too
         self._running: Job | None = None
+        self.sweeps: list[Callable[[], None]] = [house.sweep]
+        """Called now and then, each to drop what it holds of users who are gone."""
+        self._swept = time.monotonic()
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="penname-background")
@@ -60,9 +68,9 @@ class Background:
         """
         return self._add(Job(user), refresh)
 
-    def fit(self, user: str, run: str) -> bool:
-        """The user's own part of a run is fitted to the user's preferences. Returns as `profile` does."""
-        return self._add(Job(user, run), False)
+    def refine(self, user: str, run: str, work: Callable[[], None]) -> bool:
+        """`work()` fits the user's own part of a run to the user's preferences. Returns as `profile` does."""
+        return self._add(Job(user, run, work), False)
 
     def waits(self, user: str) -> bool:
         """Whether the user's profile is being made, or waits for it."""
@@ -109,11 +117,16 @@ class Background:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._stopping)
-                if not self._waiting:
+                left = self._swept + SWEEP - time.monotonic()
+                self._changed.wait_for(lambda: self._waiting or self._stopping, max(left, 0))
+                if self._stopping and not self._waiting:
                     return
-                job, refresh = self._waiting.popitem(last=False)
+                job, refresh = self._waiting.popitem(last=False) if self._waiting else (None, False)
                 self._running = job
+            if time.monotonic() >= self._swept + SWEEP:
+                self._sweep()
+            if job is None:
+                continue
             try:
                 self._told(_kind(job), self._do(job, refresh))
             finally:
@@ -121,13 +134,21 @@ class Background:
                     self._running = None
                     self._changed.notify_all()
 
+    def _sweep(self) -> None:
+        for sweep in self.sweeps:
+            try:
+                sweep()
+            except Exception as error:  # noqa: BLE001 (as for jobs; it is tried again)
+                _LOG.warning("looking for erased users failed: %s", type(error).__name__)
+        self._swept = time.monotonic()
+
     def _do(self, job: Job, refresh: bool) -> str:
         """What became of the job. A failure is logged by its kind alone: its message may hold texts."""
         try:
-            if job.run is None:
+            if job.work is None:
                 self._profile(job.user, refresh)
             else:
-                adapt(self._house.runs()[job.run], job.user, self._house.store)
+                job.work()
         except (UnknownUserError, BadInputError):  # erased, or no document or preference that can be used
             return "dropped"
         except PennameError as error:
@@ -144,4 +165,4 @@ class Background:
 
 
 def _kind(job: Job) -> str:
-    return "profile" if job.run is None else "adapt"
+    return "profile" if job.run is None else "refine"

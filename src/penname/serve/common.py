@@ -136,19 +136,26 @@ After = Annotated[
 
 
 def page(
-    items: Sequence[T], limit: int, after: str | None, key: Callable[[T], str]
+    read: Callable[[int], Sequence[T]], limit: int, key: Callable[[T], str]
 ) -> tuple[list[T], str | None]:
-    """`limit` of the items from the one after `after` on, and the id after which there are more, if any."""
-    start = 0
-    if after is not None:
-        places = (place for place, item in enumerate(items) if key(item) == after)
-        found = next(places, None)
-        if found is None:
-            raise Refusal(400, "`after` names nothing in this list.", "invalid_value")
-        start = found + 1
-    shown = list(items[start : start + limit])
-    more = start + len(shown) < len(items)
-    return shown, key(shown[-1]) if shown and more else None
+    """`limit` items at most, and the id after which there are more, if any.
+
+    Args:
+        read: gives so many items, fewer only where there are no more; it is asked for one more than `limit`.
+        key: an item's id.
+    """
+    found = read(limit + 1)
+    shown = list(found[:limit])
+    return shown, key(shown[-1]) if len(found) > limit else None
+
+
+def nothing_after() -> NoReturn:
+    """Answer that a list cannot be gone on with from there.
+
+    Raises:
+        Refusal: 400.
+    """
+    raise Refusal(400, "`after` names nothing in this list.", "invalid_value")
 
 
 def not_found(what: str, name: str) -> NoReturn:

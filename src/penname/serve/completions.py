@@ -1,4 +1,7 @@
-"""OpenAI's routes: /v1/models, /v1/chat/completions and /v1/completions, for its clients as they are."""
+"""OpenAI's routes: /v1/models, /v1/chat/completions and /v1/completions, for its clients as they are.
+
+Who goes away, streaming or not, is written for no longer: the text ends at its next piece, and is not kept.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ from uuid import uuid4
 
 from anyio import CancelScope, create_task_group, to_thread
 from fastapi import APIRouter, Depends, Path
+from fastapi import Request as HTTPRequest
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
+from starlette.types import Receive
 
 from penname.errors import ModelError, PennameError
 from penname.records import Draft, Message, Request
@@ -40,6 +45,7 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 
 T = TypeVar("T")
 EVENTS = "text/event-stream"
+LEFT = 499  # status in log and metrics of a request whose client went away; nobody receives it
 ModelName = Annotated[str, Path(min_length=1, max_length=256)]
 _EVENTS: dict[str, Any] = {"content": {EVENTS: {"schema": {"type": "string"}}}}
 
@@ -66,15 +72,15 @@ def read_model(model: ModelName, house: HouseOf) -> ModelShown:
     responses={200: _EVENTS, **errors(404)},
 )
 async def chat(
-    asked: ChatRequest, who: CallerOf, house: HouseOf, metrics: MetricsOf
-) -> BaseModel | StreamingResponse:
+    asked: ChatRequest, http: HTTPRequest, who: CallerOf, house: HouseOf, metrics: MetricsOf
+) -> BaseModel | Response:
     """A draft as the user would write it; with `stream` its pieces as server-sent events."""
     turns = tuple(
         Message(role="system" if turn.role == "developer" else turn.role, content=turn.text)
         for turn in asked.messages
     )
     form = ChatForm(f"chatcmpl-{uuid4().hex}", asked.model)
-    return await _answer(asked, "messages", [as_text(turns)], form, who, house, metrics)
+    return await _answer(asked, "messages", [as_text(turns)], form, http, who, house, metrics)
 
 
 @router.post(
@@ -84,11 +90,11 @@ async def chat(
     responses={200: _EVENTS, **errors(404)},
 )
 async def complete(
-    asked: CompletionRequest, who: CallerOf, house: HouseOf, metrics: MetricsOf
-) -> BaseModel | StreamingResponse:
+    asked: CompletionRequest, http: HTTPRequest, who: CallerOf, house: HouseOf, metrics: MetricsOf
+) -> BaseModel | Response:
     """A draft for each prompt as the user would write it."""
     form = TextForm(f"cmpl-{uuid4().hex}", asked.model)
-    return await _answer(asked, "prompt", asked.prompts, form, who, house, metrics)
+    return await _answer(asked, "prompt", asked.prompts, form, http, who, house, metrics)
 
 
 async def _answer(
@@ -96,16 +102,17 @@ async def _answer(
     field: str,
     texts: Sequence[str],
     form: ChatForm | TextForm,
+    http: HTTPRequest,
     who: Caller,
     house: House,
     metrics: Metrics,
-) -> BaseModel | StreamingResponse:
+) -> BaseModel | Response:
     """The response, whole or as a stream that has begun: what goes wrong before is an error as any."""
     draftings = await _run(house, partial(_draftings, asked, field, texts, who, house))
-    answer = _Answer(draftings, asked.n, form, house, metrics)
-    if not asked.stream:
-        return await answer.whole()
-    return StreamingResponse(await answer.begun(asked.stream_options.include_usage), media_type=EVENTS)
+    answer = _Answer(draftings, asked.n, form, _Client(http.receive), house, metrics)
+    if asked.stream:
+        return await answer.begun(asked.stream_options.include_usage)
+    return await answer.whole()
 
 
 def _draftings(
@@ -177,6 +184,20 @@ async def _run(house: House, work: Callable[[], T]) -> T:
     return await to_thread.run_sync(work, limiter=house.threads)
 
 
+class _Client:
+    """Who waits for an answer; `gone` when nobody does any more."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.gone = False
+
+    async def watch(self) -> None:
+        """Until it is gone."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+
+
 class _Answer:
     """The drafts of one request on their way to a client."""
 
@@ -185,26 +206,33 @@ class _Answer:
         draftings: Sequence[Drafting],
         n: int,
         form: ChatForm | TextForm,
+        client: _Client,
         house: House,
         metrics: Metrics,
     ) -> None:
         self._draftings = draftings
         self._n = n
         self._form = form
+        self._client = client
         self._house = house
         self._metrics = metrics
-        self._pieces: list[Generator[str]] = []
+        self._pieces = [drafting.pieces(lambda: client.gone) for drafting in draftings]
 
-    async def whole(self) -> BaseModel:
+    async def whole(self) -> BaseModel | Response:
         """The response when all is written."""
-        await self._all({number: drafting.write for number, drafting in enumerate(self._draftings)})
+        await self._all({number: partial(_exhaust, pieces) for number, pieces in enumerate(self._pieces)})
+        if self._client.gone:
+            return Response(status_code=LEFT)
         drafts, usage = await self._kept()
         return self._form.whole(drafts, usage)
 
-    async def begun(self, include_usage: bool) -> AsyncIterator[str]:
-        """The events of a stream of which the first pieces have been written."""
-        self._pieces = [drafting.pieces() for drafting in self._draftings]
-        return self._events(await self._round(range(len(self._pieces))), include_usage)
+    async def begun(self, include_usage: bool) -> Response:
+        """A stream of which the first pieces have been written."""
+        first = await self._round(range(len(self._pieces)))
+        if self._client.gone:
+            await _run(self._house, self._close)
+            return Response(status_code=LEFT)
+        return StreamingResponse(self._events(first, include_usage), media_type=EVENTS)
 
     async def _events(self, new: dict[int, str | None], include_usage: bool) -> AsyncIterator[str]:
         form = self._form
@@ -217,6 +245,8 @@ class _Answer:
                     if piece:
                         yield _event(form.piece(number, piece))
                 new = await self._round([number for number, piece in new.items() if piece is not None])
+            if self._client.gone:
+                return
             drafts, usage = await self._kept()
             for number, draft in enumerate(drafts):
                 yield _event(form.last(number, draft.finish))
@@ -234,7 +264,10 @@ class _Answer:
         return await self._all({number: partial(next, self._pieces[number], None) for number in numbers})
 
     async def _all(self, work: Mapping[int, Callable[[], T]]) -> dict[int, T]:
-        """What each piece of work gives. Raises the first one's error when all have ended."""
+        """What each piece of work gives, while it is watched whether the client goes.
+
+        Raises the first one's error when all have ended.
+        """
         found: dict[int, T] = {}
         failed: dict[int, Exception] = {}
 
@@ -244,9 +277,12 @@ class _Answer:
             except Exception as error:  # noqa: BLE001 (raised below)
                 failed[number] = error
 
-        async with create_task_group() as group:
-            for number, do in work.items():
-                group.start_soon(one, number, do)
+        async with create_task_group() as watching:
+            watching.start_soon(self._client.watch)
+            async with create_task_group() as group:
+                for number, do in work.items():
+                    group.start_soon(one, number, do)
+            watching.cancel_scope.cancel()
         for number in sorted(failed):
             raise failed[number]
         return dict(sorted(found.items()))
@@ -254,7 +290,9 @@ class _Answer:
     async def _kept(self) -> tuple[list[Draft], Usage]:
         """The drafts, kept so that they can be explained, and their tokens."""
         drafts = [drafting.draft for drafting in self._draftings]
-        await _run(self._house, partial(self._house.keep, self._form.id, self._form.model, drafts))
+        numbers = self._draftings[0].numbers
+        keep = partial(self._house.keep, self._form.id, self._form.model, drafts, numbers)
+        await _run(self._house, keep)
         read = sum(draft.prompt_tokens for draft in drafts[:: self._n])  # once for all choices of a prompt
         usage = Usage.of(read, sum(draft.completion_tokens for draft in drafts))
         self._metrics.tokens(usage.prompt_tokens, usage.completion_tokens)
@@ -263,6 +301,11 @@ class _Answer:
     def _close(self) -> None:
         for pieces in self._pieces:
             pieces.close()
+
+
+def _exhaust(pieces: Generator[str]) -> None:
+    for _ in pieces:
+        pass
 
 
 def _event(chunk: BaseModel) -> str:

@@ -24,12 +24,13 @@ from penname.serve.common import (
     errors,
     named,
     not_found,
+    nothing_after,
     page,
 )
 from penname.serve.drafts import Kept
 from penname.serve.errors import Refusal
 from penname.serve.house import House
-from penname.serve.learning import State
+from penname.serve.learning import Refinement, State
 from penname.store import UserStore
 from penname.train.folder import open_trained
 
@@ -79,11 +80,15 @@ class LearntShown(BaseModel):
 
     run: str
     state: State = Field(
-        description="`learnt`; `queued`: it happens in the background; `nothing`: the run cannot use any of "
-        "the user's preferences yet, as a single rating makes no pair; or `failed`."
+        description="`learnt`: the next draft is written with it; `nothing`: the run cannot use any of the "
+        "user's preferences yet, as a single rating makes no pair; or `failed`."
     )
     preferences: int = Field(description="The user's part was fitted to so many of them.")
     seconds: float
+    refinement: Refinement | None = Field(
+        description="`queued`: all of the user's latest preferences are fitted anew in the background; "
+        "`refined`: there is no more exact fit; null: neither."
+    )
 
 
 class KeptPreference(BaseModel):
@@ -161,14 +166,16 @@ def add_preference(body: NewPreference, user: OwnUser, learner: LearnerOf) -> Ke
     if isinstance(body, Edit):
         values["rejected"], values["chosen"] = values.pop("draft"), values.pop("revision")
     kept = user.prefer(Preference.model_validate({**values, "user": user.id, "made_at": datetime.now(UTC)}))
-    learnt = [LearntShown(**asdict(one)) for one in learner.learn(user.id)]
+    learnt = [LearntShown(**asdict(one)) for one in learner.learn(user.id, kept)]
     return KeptPreference(id=kept.id, kind=kept.kind, learnt=learnt)
 
 
 @router.get("/preferences", summary="List preferences", responses=errors(404))
 def list_preferences(user: OwnUser, limit: Limit = 100, after: After = None) -> Preferences:
     """In the order in which they came."""
-    shown, more = page(user.preferences(), limit, after, lambda preference: preference.id)
+    shown, more = page(
+        lambda most: user.preferences(after=after, limit=most), limit, lambda preference: preference.id
+    )
     return Preferences(data=shown, next=more)
 
 
@@ -194,7 +201,10 @@ def list_drafts(
 ) -> LatestDrafts:
     """Those of several authors only for who may act for all of them."""
     found = [one for one in house.drafts.latest(_reach(caller, house, user)) if user.id in one.users]
-    shown, more = page(found, limit, after, lambda one: one.id)
+    if after is not None:
+        places = [place for place, one in enumerate(found, start=1) if one.id == after]
+        found = found[places[0] :] if places else nothing_after()
+    shown, more = page(lambda most: found[:most], limit, lambda one: one.id)
     return LatestDrafts(data=[_brief(one) for one in shown], next=more)
 
 
@@ -210,7 +220,8 @@ def explain_draft(draft: DraftId, user: OwnUser, caller: CallerOf, house: HouseO
 @explanations.get("/{draft}", summary="Explain an answer", responses=errors(404))
 def explain(draft: DraftId, caller: CallerOf, house: HouseOf) -> Explained:
     """The same by the answer's id alone, for who may act for all its authors."""
-    kept = house.drafts.get(named(draft), house.store.key_users(caller.key_id))
+    theirs = house.drafts.users_of(named(draft))
+    kept = house.drafts.get(named(draft), house.store.key_users(caller.key_id, theirs))
     if kept is None:
         not_found("draft", draft)
     return Explained(id=kept.id, made_at=kept.made_at, drafts=list(kept.drafts))
@@ -218,7 +229,8 @@ def explain(draft: DraftId, caller: CallerOf, house: HouseOf) -> Explained:
 
 def _reach(caller: Caller, house: House, user: UserStore) -> tuple[str, ...]:
     """Users whose drafts the caller may see beside this one's."""
-    return house.store.key_users(caller.key_id) if caller.service else (user.id,)
+    together = house.drafts.together(user.id) if caller.service else ()
+    return (user.id, *house.store.key_users(caller.key_id, together))
 
 
 def _brief(kept: Kept) -> DraftsShown:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from anyio import CapacityLimiter
 
-from penname.errors import BadInputError, TrainedError, UnknownMethodError, UnknownUserError
+from penname.errors import BadInputError, TrainedError, UnknownMethodError
 from penname.lm import LanguageModel, load_model
 from penname.methods.runs import Runs, open_runs
 from penname.methods.stages import STAGES, TRAINED, stages
@@ -79,7 +79,7 @@ class House:
             open_trained(_usable(folder.expanduser().resolve()))
         self.model = shared(model or load_model(settings.model), self._batch)
         self.store = Store(settings.db)
-        self.drafts = Drafts()
+        self.drafts = Drafts(numbers=self.store.numbers)
         self.started = datetime.now(UTC)
         self.threads = CapacityLimiter(settings.concurrent)  # those that write, apart from all others
         self._opened: dict[tuple[str, Path], tuple[int, Runs]] = {}  # with the time of the run's card
@@ -150,41 +150,67 @@ class House:
             improver=runs.improver,
         )
 
-    def keep(self, id: str, method: str, drafts: list[Draft]) -> None:  # noqa: A002
+    def keep(
+        self,
+        id: str,  # noqa: A002
+        method: str,
+        drafts: list[Draft],
+        numbers: Mapping[str, int] | None = None,
+    ) -> None:
         """Keep a request's drafts, so that they can be explained; none of a user who is erased meanwhile.
 
         Args:
             method: by its client's name: a draft's own holds the paths of runs, which are the server's.
+            numbers: the users' (`Store.numbers`) when the drafts were begun; those of now where None.
         """
+        users = drafts[0].request.users
+        if numbers is None:
+            numbers = self.store.numbers(users)
+        if any(user not in numbers for user in users):
+            return
         shown = tuple(
             draft.model_copy(update={"method": method, "model": re.split(r"[/\\#]", draft.model)[-1]})
             for draft in drafts
         )
-        kept = Kept(id, datetime.now(UTC), shown)
-        self.drafts.keep(kept)
-        for user in kept.users:
-            try:
-                self.store.user(user)
-            except UnknownUserError:
-                self.drafts.forget(user)
+        self.drafts.keep(Kept(id, datetime.now(UTC), shown, numbers))
+        self.drafts.get(id, users)  # drops it again, where a user was erased just now
 
     def forget(self, user: UserStore) -> int:
-        """Drop what is in memory of an erased user: documents and drafts. Returns the number of drafts."""
+        """Drop what is in memory of an erased user: documents, prompts and drafts.
+
+        Returns:
+            The number of drafts.
+        """
         with self._lock:
             retrievers = list(self._retrievers.values())
         for one in retrievers:
             one.forget(user)
+        for model in self._batchers():
+            model.forget(user.id, user.number)
         return self.drafts.forget(user.id)
+
+    def sweep(self) -> None:
+        """Drop what is in memory of users whom another process has erased."""
+        with self._lock:
+            retrievers = list(self._retrievers.values())
+        for one in retrievers:
+            one.sweep(self.store.numbers)
+        for model in self._batchers():
+            model.sweep(self.store.numbers)
+        self.drafts.sweep()
 
     def close(self) -> None:
         """Close the store, and end what writes in batches when that is done."""
+        for model in self._batchers():
+            model.close()
+        self.store.close()
+
+    def _batchers(self) -> list[Batcher]:
+        """The models that write in batches of ours: the base, and those of runs that are open."""
         with self._opening:
             opened = [runs for _, runs in self._opened.values()]
         models = [self.model, *(model for runs in opened for model in _models(runs))]
-        for model in models:
-            if isinstance(model, Batcher):
-                model.close()
-        self.store.close()
+        return [model for model in models if isinstance(model, Batcher)]
 
     def _parts(self, name: str) -> list[tuple[str, str, Path | None]]:
         """Each stage of a client's method with what stands behind its colon, and the run's folder."""
@@ -199,11 +225,7 @@ class House:
         noted = [run.path for run in self.store.trained()]
         folders = dict.fromkeys([*(folder.expanduser().resolve() for folder in self.settings.runs), *noted])
         there = list(_whole(folders))
-        count = Counter(run.path.name for run in there)
-        return {
-            run.path.name if count[run.path.name] == 1 else f"{run.path.name}-{_digits(run.path)}": run
-            for run in there
-        }
+        return dict(zip(by_name([run.path for run in there]), there, strict=True))
 
     def _open(self, wanted: dict[str, Path]) -> Runs:
         """The runs of a method, each opened once and shared."""
@@ -238,6 +260,15 @@ class House:
 
 
 _FIELD = {"rest-pg": "reasoning", "p-dpo": "personal", "p-rm": "reward", "pit": "improver"}  # in `Runs`
+
+
+def by_name(folders: Sequence[Path]) -> dict[str, Path]:
+    """The folders, in order, by the last part of each; where several end alike, with digits behind it."""
+    count = Counter(folder.name for folder in folders)
+    return {
+        folder.name if count[folder.name] == 1 else f"{folder.name}-{_digits(folder)}": folder
+        for folder in folders
+    }
 
 
 def _part(part: str, trained: Mapping[str, Trained]) -> tuple[str, str, Path | None]:

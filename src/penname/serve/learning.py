@@ -1,7 +1,7 @@
 """Learning at once: a user's own part of a run is fitted as soon as a preference is stored.
 
-A run on fixed features learns in the request, as nothing but a few numbers are looked for; soft prompts are
-fitted in the background, as that takes the model. Either way only this user's row changes.
+A run on fixed features looks for nothing but a few numbers; of a run of soft prompts the model is kept warm
+(`softlearning`), and the fit is made more exact in the background. Either way only this user's row changes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
@@ -21,10 +21,13 @@ from penname.errors import BadInputError, PennameError, TrainedError, UnknownUse
 from penname.methods.prlhf.adapt import LATEST, newest, noted
 from penname.methods.prlhf.config import FEATURED
 from penname.methods.prlhf.featured import FeaturedReward, Features, Floats
-from penname.records import Prompt, digest, prompt_values
+from penname.methods.prlhf.table import UserTable
+from penname.records import Preference, Prompt, digest, prompt_values
 from penname.serve.background import Background
 from penname.serve.house import House
 from penname.serve.metrics import Metrics
+from penname.serve.softlearning import SoftLearning
+from penname.store import Store
 from penname.train.base import checked_base
 from penname.train.folder import Trained, open_trained
 
@@ -33,21 +36,25 @@ _ROWS = 4 * LATEST  # texts of a user whose features are kept
 _USERS = 256  # whose texts are kept: about 100 MB, where each has judged many
 _WARM = ("Say hello.", "Hello.")  # a prompt and an answer: whatever they are, the embedder is loaded
 
-State = Literal["learnt", "queued", "nothing", "failed"]
+State = Literal["learnt", "nothing", "failed"]
+Refinement = Literal["queued", "refined"]
 
 
 @dataclass(frozen=True)
 class Learnt:
     """What a run made of a preference.
 
-    `state` is "learnt", "queued" (it happens in the background), "nothing" (the run cannot use any of the
-    user's preferences yet, as a single rating makes no pair) or "failed".
+    `state` is "learnt" (the next draft is written with it), "nothing" (the run cannot use any of the user's
+    preferences yet, as a single rating makes no pair) or "failed". `refinement` is "refined" where there is
+    no more exact fit, "queued" where one follows in the background, and None where nothing was learnt or too
+    much is waiting.
     """
 
     run: str
     state: State
     preferences: int = 0  # that the user's part was fitted to
     seconds: float = 0.0
+    refinement: Refinement | None = None
 
 
 class _Remembered(Features):
@@ -78,9 +85,60 @@ class _Remembered(Features):
             self._kept.popitem(last=False)
         return found
 
+    @property
+    def users(self) -> list[str]:
+        """Of whom something is kept."""
+        return list(self._kept)
+
     def forget(self, user: str) -> None:
         """Drop what is kept of this user."""
         self._kept.pop(user, None)
+
+
+class FeatureLearning:
+    """Fits users of one run on fixed features: there is nothing to refine. Threads may use it at once.
+
+    Raises:
+        TrainedError: the run cannot be used.
+    """
+
+    def __init__(self, store: Store, trained: Trained) -> None:
+        self._store = store
+        self._trained = trained
+        self._lock = threading.Lock()  # of two fits of a user the later one must know both preferences
+        settings = trained.settings
+        base = checked_base(trained, None) if settings["features"] == "model" else None
+        self._features = _Remembered(settings["features"], base, settings["task"])
+        if self._features.fingerprint != trained.model_fingerprint:
+            raise TrainedError(
+                f"{trained.path} was trained on features of another version of {trained.model}"
+            )
+        self._reward = FeaturedReward(trained, self._features)
+        self._reward.basis([_WARM[0]], [_WARM[1]])
+
+    def learn(self, user: str, latest: Preference) -> int:
+        """As `SoftLearning.learn`."""
+        del latest
+        with self._lock:
+            try:
+                pairs = newest(self._store, user, self._trained).pairs
+            except BadInputError:  # nothing but ratings that make no pair
+                return 0
+            self._features.user = user
+            with noted(self._store, user, self._trained):
+                self._reward.learn(user, pairs)
+            return len(pairs)
+
+    @property
+    def users(self) -> list[str]:
+        """As `SoftLearning.users`."""
+        return self._features.users
+
+    def forget(self, user: str) -> None:
+        """As `SoftLearning.forget`."""
+        with self._lock, UserTable.open(self._trained.path) as table:
+            self._features.forget(user)
+            table.erase(user)
 
 
 class Learner:
@@ -91,79 +149,70 @@ class Learner:
 
     Raises:
         BadInputError: one of them is not there, is of a method that learns no preferences, or has no users.
+        TrainedError: one of them cannot be used.
     """
 
     def __init__(self, house: House, runs: Sequence[str], background: Background, metrics: Metrics) -> None:
         self._house = house
         self._background = background
         self._metrics = metrics
-        self._lock = threading.Lock()  # of two fits of a user the later one must know both preferences
-        self._runs = {name: self._open(name) for name in runs}  # None: it learns in the background
+        self._runs = {name: self._open(name) for name in runs}
+        background.sweeps.append(self._sweep)
 
-    def learn(self, user: str) -> list[Learnt]:
-        """What came of it, run by run. A failure is told, not raised: the preference is stored already."""
-        return [
-            self._queue(run, user) if opened is None else self._learn(run, user, *opened)
-            for run, opened in self._runs.items()
-        ]
+    def learn(self, user: str, latest: Preference) -> list[Learnt]:
+        """What came of it, run by run. A failure is told, not raised: the preference is stored already.
+
+        Args:
+            latest: the preference that has just been stored.
+
+        Raises:
+            UnknownUserError: the user was erased meanwhile.
+        """
+        return [self._learn(name, run, user, latest) for name, run in self._runs.items()]
 
     def forget(self, user: str) -> None:
-        """Drop what is kept in memory of this user, as at an erasure."""
-        with self._lock:
-            for opened in self._runs.values():
-                if opened is not None:
-                    opened[-1].forget(user)
+        """Drop what is in memory of an erased user, and rows that were put while the user was erased."""
+        for run in self._runs.values():
+            run.forget(user)
 
-    def _open(self, run: str) -> tuple[Trained, FeaturedReward, _Remembered] | None:
-        """The run's reward, warm, where it learns in the request; None where it does in the background."""
-        folder = self._house.runs().get(run)
+    def _sweep(self) -> None:
+        """Forget users whom another process has erased."""
+        kept = {user for run in self._runs.values() for user in run.users}
+        for user in kept - self._house.store.numbers(kept).keys():
+            self.forget(user)
+
+    def _open(self, name: str) -> FeatureLearning | SoftLearning:
+        """The run, loaded and warm."""
+        folder = self._house.runs().get(name)
         if folder is None:
             there = ", ".join(sorted(self._house.runs())) or "none"
-            raise BadInputError(f"--adapt {run}: there is no such run; there are {there}")
+            raise BadInputError(f"--adapt {name}: there is no such run; there are {there}")
         trained = open_trained(folder)
-        settings = trained.settings
-        users = settings.get("users")
+        users = trained.settings.get("users")
         if trained.method not in ("p-dpo", "p-rm") or users in ("none", "pooled"):
-            raise BadInputError(f"--adapt {run}: a run of {trained.method} has nothing of a user's to learn")
-        if users not in FEATURED:
-            return None
-        base = checked_base(trained, None) if settings["features"] == "model" else None
-        features = _Remembered(settings["features"], base, settings["task"])
-        if features.fingerprint != trained.model_fingerprint:
-            raise TrainedError(f"{folder} was trained on features of another version of {trained.model}")
-        reward = FeaturedReward(trained, features)
-        reward.basis([_WARM[0]], [_WARM[1]])
-        return trained, reward, features
+            raise BadInputError(f"--adapt {name}: a run of {trained.method} has nothing of a user's to learn")
+        if users in FEATURED:
+            return FeatureLearning(self._house.store, trained)
+        return SoftLearning(self._house.store, trained)
 
-    def _queue(self, run: str, user: str) -> Learnt:
-        return Learnt(run, "queued" if self._background.fit(user, run) else "failed")
-
-    def _learn(
-        self, run: str, user: str, trained: Trained, reward: FeaturedReward, features: _Remembered
-    ) -> Learnt:
+    def _learn(self, name: str, run: FeatureLearning | SoftLearning, user: str, latest: Preference) -> Learnt:
         started = time.perf_counter()
         try:
-            with self._lock:
-                features.user = user
-                used = self._fit(user, trained, reward)
+            used = run.learn(user, latest)
         except UnknownUserError:  # erased meanwhile
             self.forget(user)
             raise
         except (PennameError, OSError) as error:
-            _LOG.warning("run %r could not learn of user %r: %s", run, user, type(error).__name__)
+            _LOG.warning("run %r could not learn of user %r: %s", name, user, type(error).__name__)
             self._metrics.job("adapt", "failed")
-            return Learnt(run, "failed")
-        if used:
-            self._metrics.job("adapt", "done")
-        return Learnt(run, "learnt" if used else "nothing", used, time.perf_counter() - started)
+            return Learnt(name, "failed")
+        seconds = time.perf_counter() - started
+        if not used:
+            return Learnt(name, "nothing", seconds=seconds)
+        self._metrics.job("adapt", "done")
+        return Learnt(name, "learnt", used, seconds, self._refinement(name, run, user))
 
-    def _fit(self, user: str, trained: Trained, reward: FeaturedReward) -> int:
-        """How many pairs the user's row was fitted to; 0 where there are none, and nothing was done."""
-        store = self._house.store
-        try:
-            pairs = newest(store, user, trained).pairs
-        except BadInputError:  # nothing but ratings that make no pair
-            return 0
-        with noted(store, user, trained):
-            reward.learn(user, pairs)
-        return len(pairs)
+    def _refinement(self, name: str, run: FeatureLearning | SoftLearning, user: str) -> Refinement | None:
+        if isinstance(run, FeatureLearning):
+            return "refined"
+        return "queued" if self._background.refine(user, name, partial(run.refine, user)) else None

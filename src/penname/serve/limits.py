@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from penname.serve.errors import Refusal, answer
 from penname.serve.settings import ServeSettings
+
+_MINUTE = 60.0  # seconds
 
 
 class Limits:
@@ -36,7 +39,8 @@ class Limits:
         self._concurrent = concurrent
         self._clock = clock
         self._lock = threading.Lock()
-        self._left: dict[str, tuple[float, float]] = {}  # by key: requests left, and when that was so
+        # By key, the one used last at the end: requests left, and when that was so.
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._in_flight = 0
 
     def take(self, key_id: str) -> None:
@@ -45,13 +49,16 @@ class Limits:
         Raises:
             Refusal: 429, with the seconds until the next is let through.
         """
-        a_second = self._per_minute / 60
+        a_second = self._per_minute / _MINUTE
         with self._lock:
             now = self._clock()
             left, then = self._left.get(key_id, (self._per_minute, now))
             left = min(self._per_minute, left + (now - then) * a_second)
             enough = left >= 1
             self._left[key_id] = (left - enough, now)
+            self._left.move_to_end(key_id)
+            while now - next(iter(self._left.values()))[1] >= _MINUTE:  # it has all its requests again
+                self._left.popitem(last=False)
         if not enough:
             raise Refusal(
                 429,

@@ -108,7 +108,9 @@ def add_documents(body: NewDocuments, user: OwnUser, background: BackgroundOf) -
 @router.get("/documents", summary="List documents", responses=errors(404))
 def list_documents(user: OwnUser, limit: Limit = 100, after: After = None) -> Documents:
     """Oldest first, with their texts."""
-    shown, more = page(user.documents(), limit, after, lambda document: document.id)
+    shown, more = page(
+        lambda most: user.documents(after=after, limit=most), limit, lambda document: document.id
+    )
     return Documents(data=shown, next=more)
 
 

@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from penname.methods.erase import forget
+from penname.records import check_user_id
 from penname.serve.common import (
     After,
     BackgroundOf,
@@ -23,6 +24,7 @@ from penname.serve.common import (
     Limit,
     OwnUser,
     errors,
+    nothing_after,
     own_user,
     page,
     user_named,
@@ -85,7 +87,10 @@ class ErasedUser(BaseModel):
 @router.get("", summary="List the key's users", responses=errors())
 def list_users(caller: CallerOf, house: HouseOf, limit: Limit = 100, after: After = None) -> Users:
     """By id: the user of a user's key, or all those of a service key."""
-    shown, more = page(house.store.key_users(caller.key_id), limit, after, str)
+    key, store = caller.key_id, house.store
+    if after is not None and not store.key_users(key, [check_user_id(after)]):
+        nothing_after()
+    shown, more = page(lambda most: store.key_users(key, after=after, limit=most), limit, str)
     return Users(data=[_shown(house.store.user(user)) for user in shown], next=more)
 
 
@@ -118,10 +123,12 @@ def erase_user(user: OwnUser, house: HouseOf, background: BackgroundOf, learner:
     Models whose shared weights were trained on the user's data are named: only training anew takes it out.
     """
     forgotten = forget(house.store, user.id, list(house.runs().values()))
-    erased = user.erase()
-    background.forget(user.id)
-    learner.forget(user.id)
-    drafts = house.forget(user)
+    try:
+        erased = user.erase()
+    finally:  # where the store is busy with its files, the rows may be gone already
+        background.forget(user.id)
+        learner.forget(user.id)
+        drafts = house.forget(user)
     trained = ErasedRuns(
         rows=len(forgotten.rows), lines=forgotten.lines, weights=[folder.name for folder in forgotten.weights]
     )

@@ -26,6 +26,7 @@ class ServeSettings:
     per_minute: int = 120  # requests of one key
     concurrent: int = 32  # requests in flight, of all keys together
     runs: tuple[Path, ...] = ()  # folders of trained runs, besides those that the store names
+    reports: tuple[Path, ...] = ()  # folders of evaluations whose reports are shown
     page: bool = True  # whether / answers with the page
 
     def __post_init__(self) -> None:

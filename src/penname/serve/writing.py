@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
 from penname.lm.base import Sampling
 from penname.lm.stops import stop_at
 from penname.methods.pen import cleaned, finished, written
 from penname.records import Draft, Request
-from penname.serve.engine import Heard
+from penname.serve.engine import Heard, owned
 from penname.tasks import task as find_task
 from penname.writer import Writer
 
@@ -38,9 +38,13 @@ class Drafting:
         stop: Sequence[str] = (),
         prepared: Draft | None = None,
     ) -> None:
+        self.numbers = writer.store.numbers(request.users)
+        """Of the users, before anything of theirs was read; see `House.keep`."""
         self.draft = prepared or writer.prompts([request])[0]
         """As far as it is; whole when `pieces` have all come."""
-        self._pen = writer.pen(request)
+        pen = writer.pen(request)
+        there = self.numbers if len(self.numbers) == len(set(request.users)) else {}
+        self._pen = replace(pen, model=owned(pen.model, there))
         self._stop = tuple(stop)
         sampling = writer.sampling(find_task(request.task))
         self._sampling: Sampling = replace(
@@ -51,10 +55,14 @@ class Drafting:
         )
         self.draft = self.draft.model_copy(update={"seed": self._sampling.seed})
 
-    def pieces(self) -> Generator[str]:
+    def pieces(self, gone: Callable[[], bool] = lambda: False) -> Generator[str]:
         """The text as it is written. Closing the iterator stops the writing.
 
         What is chosen from several drafts, or improved in rounds, comes at once.
+
+        Args:
+            gone: asked at each piece of what the model writes, shown or not: whether nobody waits for the
+                text any more. It then ends there.
         """
         if self._pen.reward is not None or self._pen.improving is not None:
             if text := self.write().text:
@@ -63,7 +71,7 @@ class Drafting:
         started = time.perf_counter()
         prepared, pen = self.draft, self._pen
         heard = Heard(pen.model, prepared.prompt, self._sampling, pen.prefix)
-        raw = heard.pieces()
+        raw = heard.pieces(gone)
         try:
             answer = raw if pen.format is None else pen.format.answer(raw)
             yield from cleaned(answer, find_task(prepared.request.task).one_line)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from sqlalchemy import Connection, FromClause, delete, exists, func, insert, select
 
 from penname.errors import StoreBusyError, StoreError
@@ -70,7 +72,7 @@ def compact(database: Database, patience: float | None = None) -> None:
         seconds = database.busy_timeout if patience is None else patience
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
         try:
-            _rewrite(connection, database.where)
+            _rewrite(connection, database.where, seconds)
         finally:
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(database.busy_timeout * 1000)}")
     if done is not None:  # later erases, of other processes, are theirs to finish
@@ -83,11 +85,14 @@ def unfinished(connection: Connection) -> bool:
     return bool(connection.scalar(select(exists().where(erasures.c.pk > 0))))
 
 
-def _rewrite(connection: Connection, where: str) -> None:
+def _rewrite(connection: Connection, where: str, patience: float) -> None:
     connection.exec_driver_sql("VACUUM")
-    # The log still holds pages as they were; SQLite waits here for those who read them.
-    busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar()
-    if busy:
-        raise StoreBusyError(
-            f"{where}: the log cannot be emptied while another process or thread reads: let it finish"
-        )
+    # The log still holds pages as they were. SQLite waits for those who read them, but not for another
+    # connection that is emptying the log just now, as every thousand pages one that commits does.
+    deadline = time.monotonic() + patience
+    while connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar():
+        if time.monotonic() > deadline:
+            raise StoreBusyError(
+                f"{where}: the log cannot be emptied while another process or thread reads: let it finish"
+            )
+        time.sleep(0.01)

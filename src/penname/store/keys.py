@@ -64,8 +64,14 @@ def listed(database: Database) -> list[Key]:
         return [_key(row) for row in connection.execute(_keys().order_by(keys.c.pk))]
 
 
-def users_of(database: Database, id: str, among: Collection[str] | None) -> tuple[str, ...]:  # noqa: A002
-    """The users that the key may act for, ordered by id; only those of `among`, where that is given."""
+def users_of(
+    database: Database,
+    id: str,  # noqa: A002
+    among: Collection[str] | None,
+    after: str | None,
+    limit: int | None,
+) -> tuple[str, ...]:
+    """See `Store.key_users`."""
     granted = (
         select(users.c.id)
         .join(key_users, key_users.c.user_pk == users.c.pk)
@@ -76,12 +82,15 @@ def users_of(database: Database, id: str, among: Collection[str] | None) -> tupl
     found: set[str] = set()
     with database.read() as connection:
         for query in (own, granted):
+            if after is not None:
+                query = query.where(users.c.id > after)
+            query = query.order_by(users.c.id).limit(limit)
             if among is None:
                 found.update(connection.scalars(query))
             else:
                 for some in chunks(among):
                     found.update(connection.scalars(query.where(users.c.id.in_(some))))
-    return tuple(sorted(found))
+    return tuple(sorted(found)[:limit])
 
 
 def add_user(database: Database, id: str, user: str, name: str) -> None:  # noqa: A002

@@ -28,7 +28,7 @@ from penname.store.database import Database
 from penname.store.erase import compact, unfinished
 from penname.store.ingest import add_items
 from penname.store.results import Added, Group, Key, Schema, TrainedFolder
-from penname.store.rows import CHUNK
+from penname.store.rows import CHUNK, chunks
 from penname.store.schema import HEAD, documents, users
 from penname.store.user import UserStore
 
@@ -125,6 +125,16 @@ class Store:
             for row in rows:
                 yield User.model_construct(id=row.id, name=row.name)
             after = rows[-1].id
+
+    def numbers(self, ids: Iterable[str]) -> dict[str, int]:
+        """The numbers (`UserStore.number`) of those of these users who are there: whether somebody who was
+        there before still is, and is no namesake who came after an erase."""
+        found: dict[str, int] = {}
+        with self._database.read() as connection:
+            for some in chunks(ids):
+                query = select(users.c.id, users.c.pk).where(users.c.id.in_(some))
+                found.update({row.id: row.pk for row in connection.execute(query)})
+        return found
 
     @property
     def n_users(self) -> int:
@@ -229,14 +239,23 @@ class Store:
         """All keys, oldest first; for administration."""
         return keys.listed(self._database)
 
-    def key_users(self, id: str, among: Collection[str] | None = None) -> tuple[str, ...]:  # noqa: A002
+    def key_users(
+        self,
+        id: str,  # noqa: A002
+        among: Collection[str] | None = None,
+        *,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> tuple[str, ...]:
         """The users that the key with this id may act for, ordered by id; none where there is no such key.
 
         Args:
             id: the key's.
             among: only these are looked up, as a service may have very many.
+            after: only those whose ids come after this one; it need be nobody's.
+            limit: at most so many; no more are read.
         """
-        return keys.users_of(self._database, id, among)
+        return keys.users_of(self._database, id, among, after, limit)
 
     def add_key_user(self, id: str, user: str, name: str = "") -> UserStore:  # noqa: A002
         """The part of the store of a user that the service key with this id acts for; a new user is made.

@@ -12,33 +12,13 @@ from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, fun
 
 from penname.errors import BadInputError, UnknownUserError
 from penname.records import Authored, Document, Preference, Profile, Request, User, check_text
+from penname.store import made, reading
 from penname.store.database import Database
 from penname.store.erase import delete_user, scrub
 from penname.store.ingest import MAX_BATCH_CHARACTERS, Batch, changed, lock_users, write
 from penname.store.results import Added, Erased, Span
-from penname.store.rows import (
-    check_key,
-    chunks,
-    document_of,
-    exported,
-    preference_of,
-    profile_of,
-    profile_values,
-    request_of,
-)
-from penname.store.schema import (
-    documents,
-    from_micros,
-    gists,
-    own_key,
-    preferences,
-    profiles,
-    request_users,
-    requests,
-    to_micros,
-    users,
-    vectors,
-)
+from penname.store.rows import document_of, exported, preference_of, profile_of, profile_values
+from penname.store.schema import documents, from_micros, gists, own_key, profiles, to_micros, users
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,12 +39,14 @@ class UserStore:
 
     Attributes:
         id: the user's.
+        number: of the user in this store. It is given once: whoever gets the id after an erase has another.
         store_url: of the store that holds the user, its password hidden.
         name: the user's name when this object was made.
     """
 
     def __init__(self, database: Database, pk: int, id: str, name: str) -> None:  # noqa: A002
         self.id = id
+        self.number = pk
         self.name = name
         self.store_url = database.shown
         self._database = database
@@ -92,20 +74,37 @@ class UserStore:
                 batch = Batch()
         return total + self._write(batch)
 
-    def documents(self, before: datetime | None = None, exclude: Collection[str] = ()) -> list[Document]:
+    def documents(
+        self,
+        before: datetime | None = None,
+        exclude: Collection[str] = (),
+        *,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> list[Document]:
         """The history, oldest first (undated ones first of all; at equal times by id).
 
         Args:
             before: only what was written strictly before this moment; undated documents are left out.
                 A naive time is read as UTC.
             exclude: ids that are left out.
+            after: only those that come after the document with this id.
+            limit: at most so many; no more are read.
+
+        Raises:
+            BadInputError: the user has no document `after`.
         """
-        query = self._documents()
+        query = reading.history(self._pk)
         if before is not None:
             query = query.where(documents.c.written_at < to_micros(before))
         left_out = frozenset(exclude)
+        if limit is not None:
+            query = query.limit(limit + len(left_out))
         with self._database.read() as connection:
-            return [document_of(row) for row in connection.execute(query) if row.id not in left_out]
+            if after is not None:
+                query = query.where(self._behind(connection, after))
+            found = [document_of(row) for row in connection.execute(query) if row.id not in left_out]
+        return found[:limit]
 
     def has_documents(self, before: datetime | None = None, exclude: Collection[str] = ()) -> bool:
         """Whether `documents(before, exclude)` would hold any; reads no text."""
@@ -125,7 +124,7 @@ class UserStore:
         """
         with self._database.read() as connection:
             row = connection.execute(
-                self._documents().where(documents.c.key == own_key(self._pk, check_text(id)))
+                reading.history(self._pk).where(documents.c.key == own_key(self._pk, check_text(id)))
             ).first()
         if row is None:
             raise self._no_document(id)
@@ -177,19 +176,8 @@ class UserStore:
 
     def vectors(self, model: str, ids: Iterable[str]) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
         """The vectors (float32, one-dimensional) that `model` made of these documents, if any."""
-        import numpy as np
-
-        found = {}
         with self._database.read() as connection:
-            for some in chunks(own_key(self._pk, name) for name in ids):
-                query = (
-                    select(documents.c.id, vectors.c.vector)
-                    .join(vectors, vectors.c.document_pk == documents.c.pk)
-                    .where(documents.c.key.in_(some), vectors.c.model == model)
-                )
-                for row in connection.execute(query):
-                    found[row.id] = np.frombuffer(row.vector, dtype="<f4").astype(np.float32)
-        return found
+            return made.vectors_of(connection, self._pk, model, ids)
 
     def put_vectors(
         self, model: str, vectors_by_id: Mapping[str, Any], *, history_version: int | None = None
@@ -206,44 +194,21 @@ class UserStore:
         Raises:
             BadInputError: an array is not one-dimensional.
         """
-        check_key(model, "model name")
-        blobs = {name: _blob(name, vector) for name, vector in vectors_by_id.items()}
+        rows = made.vector_rows(model, vectors_by_id)
         with self._writing() as connection:
-            if history_version not in (None, self._version(connection)):
-                return
-            for some in chunks(own_key(self._pk, name) for name in blobs):
-                query = select(documents.c.id, documents.c.pk)
-                query = query.where(documents.c.key.in_(some))
-                pks = {row.id: row.pk for row in connection.execute(query)}
-                old = (vectors.c.document_pk.in_(pks.values()), vectors.c.model == model)
-                connection.execute(delete(vectors).where(*old))
-                rows = [
-                    {"document_pk": pk, "model": model, "vector": blobs[name]} for name, pk in pks.items()
-                ]
-                if rows:
-                    connection.execute(insert(vectors), rows)
+            if history_version in (None, self._version(connection)):
+                made.put_vectors(connection, self._pk, model, rows)
 
     def gists(self, keys: Iterable[str]) -> dict[str, str]:
         """The gists kept under these keys, as far as there are any."""
-        found = {}
         with self._database.read() as connection:
-            for some in chunks(check_key(key, "key") for key in keys):
-                query = select(gists.c.key, gists.c.text)
-                query = query.where(gists.c.user_pk == self._pk, gists.c.key.in_(some))
-                found.update({row.key: row.text for row in connection.execute(query)})
-        return found
+            return made.gists_of(connection, self._pk, keys)
 
     def put_gists(self, texts: Mapping[str, str]) -> None:
         """Keeps gists of parts of the history, all or none; a key should be a hash of what it was made of."""
-        rows = [
-            {"user_pk": self._pk, "key": check_key(key, "key"), "text": check_text(text)}
-            for key, text in texts.items()
-        ]
+        rows = made.gist_rows(self._pk, texts)
         with self._writing() as connection:
-            for some in chunks(rows):
-                keys = [row["key"] for row in some]
-                connection.execute(delete(gists).where(gists.c.user_pk == self._pk, gists.c.key.in_(keys)))
-                connection.execute(insert(gists), some)
+            made.put_gists(connection, self._pk, rows)
 
     # --- profiles
 
@@ -255,7 +220,7 @@ class UserStore:
         matches: ColumnElement[bool] = profiles.c.before.is_(None)
         if fingerprint is not None:
             matches = profiles.c.fingerprint == fingerprint
-        query = self._profiles().where(matches).order_by(profiles.c.version.desc()).limit(1)
+        query = reading.described(self._pk).where(matches).order_by(profiles.c.version.desc()).limit(1)
         with self._database.read() as connection:
             row = connection.execute(query).first()
         return None if row is None else profile_of(self.id, row.version, row.content)
@@ -263,7 +228,7 @@ class UserStore:
     def profiles(self) -> list[Profile]:
         """All versions, oldest first."""
         with self._database.read() as connection:
-            return self._all_profiles(connection)
+            return reading.all_profiles(connection, self._pk, self.id)
 
     def add_profile(self, profile: Profile) -> Profile:
         """Keeps a profile as the next version and returns it with that version.
@@ -293,10 +258,24 @@ class UserStore:
         self._write(batch)
         return preference
 
-    def preferences(self) -> list[Preference]:
-        """All preferences, in the order in which they came."""
+    def preferences(self, *, after: str | None = None, limit: int | None = None) -> list[Preference]:
+        """The preferences, in the order in which they came.
+
+        Args:
+            after: only those that came after the one with this id.
+            limit: at most so many; no more are read.
+
+        Raises:
+            BadInputError: the user has no preference `after`.
+        """
+        query = reading.preferred(self._pk).limit(limit)
         with self._database.read() as connection:
-            return self._all_preferences(connection)
+            if after is not None:
+                later = reading.later(connection, self._pk, check_text(after))
+                if later is None:
+                    raise BadInputError(f"user {self.id!r} has no preference {after!r}")
+                query = query.where(later)
+            return [preference_of(self.id, content) for content in connection.scalars(query)]
 
     def add_request(self, request: Request) -> Request:
         """Keeps a request; one of the same id, task and users is replaced.
@@ -315,7 +294,7 @@ class UserStore:
     def requests(self) -> list[Request]:
         """The requests that name this user, in the order in which they came."""
         with self._database.read() as connection:
-            return self._all_requests(connection)
+            return reading.all_requests(connection, self._pk)
 
     # --- everything
 
@@ -333,19 +312,10 @@ class UserStore:
             name = connection.scalar(select(users.c.name).where(users.c.pk == self._pk))
             if name is None:
                 raise UnknownUserError(self.id)
-            history = [document_of(row) for row in connection.execute(self._documents())]
-            described = self._all_profiles(connection)
-            preferred = self._all_preferences(connection)
-            asked = [one for one in self._all_requests(connection) if one.users[0] == self.id]
-        yield exported("user", User(id=self.id, name=name))
-        for document in history:
-            yield exported("document", document, user=self.id)
-        for profile in described:
-            yield exported("profile", profile)
-        for preference in preferred:
-            yield exported("preference", preference)
-        for request in asked:
-            yield exported("request", request)
+            rows = reading.everything(connection, self._pk, User(id=self.id, name=name))
+        for kind, record in rows:
+            whose = {"user": self.id} if kind == "document" else {}
+            yield exported(kind, record, **whose)
 
     def erase(self) -> Erased:
         """Deletes the user and everything of the user, for good; requests that name the user go whole.
@@ -398,42 +368,8 @@ class UserStore:
         with self._database.read() as connection:
             return connection.scalar(query)
 
-    def _documents(self) -> Select[Any]:
-        order = (documents.c.written_at.asc().nulls_first(), documents.c.id)
-        return select(documents).where(documents.c.user_pk == self._pk).order_by(*order)
-
-    def _profiles(self) -> Select[int, str]:
-        query = select(profiles.c.version, profiles.c.content)
-        return query.where(profiles.c.user_pk == self._pk)
-
-    def _all_profiles(self, connection: Connection) -> list[Profile]:
-        rows = connection.execute(self._profiles().order_by(profiles.c.version))
-        return [profile_of(self.id, row.version, row.content) for row in rows]
-
-    def _all_preferences(self, connection: Connection) -> list[Preference]:
-        query = select(preferences.c.content).where(preferences.c.user_pk == self._pk)
-        rows = connection.scalars(query.order_by(preferences.c.pk))
-        return [preference_of(self.id, content) for content in rows]
-
-    def _all_requests(self, connection: Connection) -> list[Request]:
-        mine = select(request_users.c.request_pk).where(request_users.c.user_pk == self._pk)
-        query = (
-            select(requests.c.pk, requests.c.content, users.c.id)
-            .join(request_users, request_users.c.request_pk == requests.c.pk)
-            .join(users, users.c.pk == request_users.c.user_pk)
-            .where(requests.c.pk.in_(mine))
-            .order_by(requests.c.pk, request_users.c.position)
-        )
-        named: dict[int, tuple[str, list[str]]] = {}
-        for row in connection.execute(query):
-            named.setdefault(row.pk, (row.content, []))[1].append(row.id)
-        return [request_of(names, content) for content, names in named.values()]
-
-
-def _blob(name: str, vector: Any) -> bytes:
-    import numpy as np
-
-    array = np.asarray(vector, dtype="<f4")
-    if array.ndim != 1:
-        raise BadInputError(f"the vector of document {name!r} has {array.ndim} dimensions, not one")
-    return array.tobytes()
+    def _behind(self, connection: Connection, id: str) -> ColumnElement[bool]:  # noqa: A002
+        found = reading.behind(connection, self._pk, check_text(id))
+        if found is None:
+            raise self._no_document(id)
+        return found

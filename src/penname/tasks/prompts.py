@@ -72,6 +72,13 @@ class PromptTexts:
         """Changes when any text does: part of every cache key."""
         return digest([self.completion, self.chat])
 
+    @property
+    def openings(self) -> tuple[str, ...]:
+        """How profiles begin in a completion prompt: what no line of a user's text may begin with."""
+        profiles = (self.completion[name] for name in ("profile", "profile_of_several"))
+        begun = (text.strip().partition("$")[0].strip() for text in profiles)
+        return tuple(opening for opening in begun if opening)
+
 
 def _same_names(given: dict[str, str], wanted: dict[str, str], where: str) -> None:
     """Each text is there, no other is, and each uses the $names that penname's own uses."""
@@ -97,10 +104,15 @@ def quote_tags(text: str) -> str:
     return _OUR_TAGS.sub("&lt;", text.strip())
 
 
-def quote_labels(text: str, labels: Sequence[str]) -> str:
-    """`text` as data among labelled examples: a line that could pass for a label of ours is quoted with >."""
-    names = "|".join(re.escape(label) for label in labels)
-    label = rf"(^|[{_LINE_ENDS}])(?=\s*(?:{names})\s*:)"
+def quote_labels(text: str, labels: Sequence[str], openings: Sequence[str] = ()) -> str:
+    """`text` as data among labelled examples: a line that could pass for a label of ours is quoted with >.
+
+    Args:
+        labels: what a colon follows.
+        openings: what else a line of ours begins with.
+    """
+    ours = [*(rf"{re.escape(label)}\s*:" for label in labels), *map(re.escape, openings)]
+    label = rf"(^|[{_LINE_ENDS}])(?=\s*(?:{'|'.join(ours)}))"
     return re.sub(label, r"\1> ", text.strip(), flags=re.IGNORECASE)
 
 
@@ -263,7 +275,7 @@ class _Blocks:
             shown, written = quote_tags(shown), quote_tags(written)
             sides = f"{task.input_label}: {shown}\n{task.output_label}: {written}"
             return self._tagged(hit, sides if shown else f"{bare}: {written}")
-        shown, written = quote_labels(shown, task.labels), quote_labels(written, task.labels)
+        shown, written = self._quoted(shown), self._quoted(written)
         if not shown:
             return f"{bare}: {written}"
         labels = {"input_label": task.input_label, "output_label": task.output_label}
@@ -274,7 +286,10 @@ class _Blocks:
         item = lay_out(self.task, hit.document, text)
         if self.shape == "chat":
             return self._tagged(hit, quote_tags(item))
-        return quote_labels(item, self.task.labels)
+        return self._quoted(item)
+
+    def _quoted(self, text: str) -> str:
+        return quote_labels(text, self.task.labels, self.texts.openings)
 
     def _tagged(self, hit: Hit, text: str) -> str:
         return f"<document{_author(self.request, hit.user)}>\n{text}\n</document>"
@@ -302,14 +317,14 @@ def _completion(
 ) -> Prompt:
     blocks = []
     for profile in profiles:
-        about = quote_labels(profile.text, task.labels)
+        about = quote_labels(profile.text, task.labels, texts.openings)
         if len(request.users) == 1:
             blocks.append(fill(texts.completion["profile"], profile=about))
         else:
             place, authors = str(request.users.index(profile.user) + 1), str(len(request.users))
             template = texts.completion["profile_of_several"]
             blocks.append(fill(template, number=place, authors=authors, profile=about))
-    asked = quote_labels(_asked(request), task.labels)
+    asked = quote_labels(_asked(request), task.labels, texts.openings)
     if task.item:
         items = ", and ".join(documents) + task.lead if documents else ""
         ending = f"{items}{asked}\n{task.output_label}:"

@@ -19,7 +19,7 @@ from penname.train.preferences.prompts import as_text
 STOP = ("\nRequest:", "\nDraft:", "\nRevised:", "\nAbout the writer")
 """What ends an improved text, where a model of completion shape goes on with another example."""
 
-_LABELS = ("Request", "Draft", "Revised", "About the writer")
+_LABELS = ("Request", "Draft", "Revised")
 
 
 @dataclass(frozen=True)
@@ -75,4 +75,4 @@ class Form:
         return STOP if self.shape == "completion" else ()
 
     def _quoted(self, text: str) -> str:
-        return quote_labels(text, _LABELS)
+        return quote_labels(text, _LABELS, self.texts.openings)

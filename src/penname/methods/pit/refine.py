@@ -17,7 +17,7 @@ from penname.records import Message, Prompt, Round
 from penname.tasks import PromptTexts, quote_tags
 from penname.tasks.prompts import fill, quote_labels
 
-_LABELS = ("Request", "Draft", "Feedback", "Revised", "About the writer")
+_LABELS = ("Request", "Draft", "Feedback", "Revised")
 _STOP = (*STOP, "\nFeedback:")  # a base-like model goes on with another example
 _TOO_LONG = "the text is too long to be improved: it does not fit into the model's context"
 _DONE = "nothing to improve"  # what the prompts ask for where a draft is to stay as it is
@@ -129,13 +129,15 @@ class Refiner:
                 Message(role="system", content=fill(chat["refine_system"])),
                 Message(role="user", content=asked),
             )
-        plain = self.texts.completion
-        material = (
-            fill(plain["profile"], profile=quote_labels(about, _LABELS)).strip() + "\n\n" if about else ""
-        )
+        plain, openings = self.texts.completion, self.texts.openings
+
+        def quoted(text: str) -> str:
+            return quote_labels(text, _LABELS, openings)
+
+        material = fill(plain["profile"], profile=quoted(about)).strip() + "\n\n" if about else ""
         if request:
-            material += fill(plain["improve_request"], request=quote_labels(request, _LABELS)).strip() + "\n"
-        values = {key: quote_labels(text, _LABELS) for key, text in {"draft": case.draft, **more}.items()}
+            material += fill(plain["improve_request"], request=quoted(request)).strip() + "\n"
+        values = {key: quoted(text) for key, text in {"draft": case.draft, **more}.items()}
         return fill(plain[name], material=material, **values)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from penname.errors import ModelNotFoundError, TrainedError
-from penname.lm import ModelConfig, load_model
+from penname.lm import ModelConfig, load_model, parse
 from penname.lm.base import LanguageModel, Prefix
 from penname.methods.prlhf.soft import SoftTable
 from penname.train.base import checked_base
@@ -32,7 +32,7 @@ class Personal:
 
     Args:
         path: the run's folder.
-        model: the base with the run's adapter.
+        model: the base with the run's adapter, here or on a server.
         table: the users' soft prompts; None where the run has no users.
     """
 
@@ -71,18 +71,38 @@ def open_personal(folder: Path | str, base: str | ModelConfig | None = None) -> 
 
     Args:
         base: the base model, where it is no longer what the run recorded: its folder has moved, or it is to
-            run on another device. A run with all weights of its own needs none.
+            run on another device. A run with all weights of its own needs none. A server: it is taken to
+            serve the run's own weights (base and adapter, or merged); what they are cannot be seen. The base
+            must still be here, as recorded or where `embeddings` says; only its embeddings are loaded.
 
     Raises:
         TrainedError: no such run; it is cut short, or of another method; its base model is not there, or has
             other weights; or its table does not fit the model. The base model alone never stands in for it.
     """
     trained = open_trained(folder, METHOD)
-    model = _model(trained, base)
+    config = parse(base) if isinstance(base, str) else base
+    if config is not None and config.remote:
+        return _served(trained, config)
+    model = _model(trained, config)
     return Personal(trained.path, model, SoftTable.open(trained, model.width))
 
 
-def _model(trained: Trained, base: str | ModelConfig | None) -> TransformersLM:
+def _served(trained: Trained, server: ModelConfig) -> Personal:
+    """The run with its weights on a server. Of those here, only the embeddings are ever loaded."""
+    try:
+        local = _model(trained, None if server.embeddings is None else parse(server.embeddings))
+    except TrainedError as error:
+        if trained.adapter is None:
+            raise
+        raise TrainedError(
+            f"{error}. A server is sent embeddings, which are read from the base's own files here: "
+            "`embeddings` in a model's TOML file says where they are"
+        ) from None
+    config = replace(server, embeddings=local.config.model, shape=server.shape or local.shape)
+    return Personal(trained.path, load_model(config), SoftTable.open(trained, local.width))
+
+
+def _model(trained: Trained, base: ModelConfig | None) -> TransformersLM:
     """The run's model: all its own weights, where all were trained, else its adapter over the base."""
     from penname.lm.local import TransformersLM
 

@@ -147,7 +147,7 @@ class Column:
         draft = drafting.draft
         self._visit.app.state.metrics.tokens(draft.prompt_tokens, draft.completion_tokens)
         named = house.method(method)
-        house.keep(id_, named, [draft])
+        house.keep(id_, named, [draft], drafting.numbers)
         kept = house.drafts.get(id_, request.users)
         return kept.drafts[0] if kept else draft.model_copy(update={"method": named})
 

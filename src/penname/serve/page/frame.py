@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from nicegui import ui
 from starlette.concurrency import run_in_threadpool
 
-from penname.serve.page import history, profile, runs, writing
+from penname.serve.page import history, profile, reports, runs, writing
 from penname.serve.page.door import APP
 from penname.serve.page.picker import picker
 from penname.serve.page.session import COOKIE
@@ -20,6 +20,15 @@ from penname.serve.page.visit import SignedOut, Visit, said
 _STYLE = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 
 Fill = Callable[[], Awaitable[None]]
+
+_TABS: tuple[tuple[str, str, Callable[[Visit], Fill]], ...] = (
+    ("Write", "edit_note", writing.panel),
+    ("Profile", "badge", profile.panel),
+    ("History", "folder_open", history.panel),
+    ("Runs", "insights", runs.panel),
+    ("Reports", "table_chart", reports.panel),
+)
+_SERVICES = ("Runs", "Reports")  # tabs that a user's own key does not see
 
 
 async def home(request: Request) -> None:
@@ -56,13 +65,11 @@ async def _parts(visit: Visit) -> None:
             leave.props('aria-label="Sign out"')
     with ui.element("main").classes("main") as main:
         with ui.tabs().props("no-caps inline-label align=left").classes("tabs") as tabs:
-            names = ["Write", "Profile", "History", *(["Runs"] if visit.caller.service else [])]
-            for name, icon in zip(names, ("edit_note", "badge", "folder_open", "insights"), strict=False):
+            shown = [one for one in _TABS if visit.caller.service or one[0] not in _SERVICES]
+            for name, icon, _ in shown:
                 ui.tab(name, icon=icon)
         with ui.tab_panels(tabs, value="Write", animated=False).classes("panels"):
-            for name, part in zip(
-                names, (writing.panel, profile.panel, history.panel, runs.panel), strict=False
-            ):
+            for name, _, part in shown:
                 with ui.tab_panel(name):
                     fills[name] = part(visit)
         tabs.on_value_change(fill)

@@ -154,7 +154,6 @@ def _learnt(kept: KeptPreference) -> str:
         return "It counts when a run is trained."
     said = {
         "learnt": "learnt it at once",
-        "queued": "is learning it",
         "nothing": "can learn nothing of it yet",
         "failed": "could not learn it",
     }

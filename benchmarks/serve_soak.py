@@ -1,0 +1,156 @@
+"""A server in use for minutes: is every answer right, and does its memory stay where it is?
+
+    python benchmarks/serve_soak.py [--model smollm2-135m] [--clients 8] [--minutes 10] [--fake]
+
+A real server (uvicorn, in a process of its own) and clients that do what applications do, each with a key and
+users of its own, who come, are written for, and are erased: drafts streamed and not, with retrieval and a
+stored profile, clients that hang up in the middle, documents, preferences, lists and exports. Every answer is
+checked, and that it holds no other user's text: each user's texts carry a marker. `--fake` puts a model in
+place that writes at once, so that thousands of requests a minute show what the server itself would leak.
+
+Printed: requests by kind, errors, the server's resident memory, and how fast it grows over the second half
+(least squares; the interval is from a bootstrap of blocks of 20 seconds, as samples next to each other are
+alike). Exits with 1 where an answer was wrong, where more files or threads are open at the end than at half
+time, or where memory grows: where all of the interval is above 1 MB a minute. Less is not told apart from
+what the allocator does within some minutes; and with `--fake`, where a minute has thousands of requests, it
+is some hundred bytes a request, under what any record of a request takes (a kept draft takes 10 KB).
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from penname.serve.settings import ServeSettings
+from penname.store import Store
+from serve_clients import Client, Tally
+from serve_process import started
+
+STEEP = 1.0  # MB a minute
+EVERY = 1.0  # seconds between two samples
+BLOCK = 20  # samples that are drawn together
+MARKS = (1, 2, 5, 10)  # minutes of which the memory is printed
+
+Samples = NDArray[np.float64]  # rows of minute, MB, open files, threads
+
+
+def sampled(pid: int, minutes: float) -> Samples:
+    """The server as it was every second."""
+    server = psutil.Process(pid)
+    began, rows = time.monotonic(), []
+    while (passed := time.monotonic() - began) < minutes * 60:
+        with server.oneshot():
+            memory = server.memory_info().rss / 2**20
+            rows.append((passed / 60, memory, float(server.num_fds()), float(server.num_threads())))
+        time.sleep(EVERY)
+    return np.array(rows)
+
+
+def slope(samples: Samples) -> tuple[float, float, float]:
+    """MB a minute by least squares, and the 95 % interval."""
+
+    def fitted(rows: Samples) -> float:
+        return float(np.polyfit(rows[:, 0], rows[:, 1], 1)[0])
+
+    chance = np.random.default_rng(0)
+    starts = np.arange(max(1, len(samples) - BLOCK + 1))
+    drawn = []
+    for _ in range(2000):
+        first = chance.choice(starts, size=-(-len(samples) // BLOCK))
+        places = (first[:, None] + np.arange(BLOCK)).ravel()
+        drawn.append(fitted(samples[places[places < len(samples)]]))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return fitted(samples), float(low), float(high)
+
+
+def grew(samples: Samples, clients: int) -> list[str]:
+    """What did not stay as it was over the second half; printed, too."""
+    for minute in MARKS:
+        after = samples[samples[:, 0] >= minute]
+        if len(after):
+            print(f"memory at {minute:2} min {after[0, 1]:8.1f} MB")
+    print(f"memory at the end {samples[-1, 1]:5.1f} MB")
+    half = samples[samples[:, 0] >= samples[-1, 0] / 2]
+    value, low, high = slope(half)
+    print(f"slope of the second half {value:.2f} MB/min ({low:.2f} to {high:.2f}); {STEEP} is let pass")
+    problems = [] if low <= STEEP else [f"memory grows by {value:.2f} MB a minute"]
+    # Of what comes and goes the least in some seconds counts, a connection of each client more or less.
+    for column, name in ((2, "open files"), (3, "threads")):
+        first, middle, end = (int(rows[:, column].min()) for rows in (samples[:5], half[:30], half[-30:]))
+        print(f"{name}: {first} at the start, {middle} at half time, {end} at the end")
+        if end > middle + clients:
+            problems.append(f"{name} grow in number")
+    return problems
+
+
+def report(tally: Tally, minutes: float) -> list[str]:
+    """Print what was asked; returns what was wrong."""
+    total = sum(tally.done.values())
+    print(f"{total:,} requests, {total / minutes:,.0f} a minute")
+    for kind, number in sorted(tally.done.items(), key=lambda pair: -pair[1]):
+        print(f"  {kind:22}{number:8,}")
+    print(f"errors: {len(tally.wrong)}")
+    for text, number in Counter(tally.wrong).most_common(10):
+        print(f"  {number} x {text}")
+    return ["answers were wrong"] if tally.wrong else []
+
+
+def run(args: argparse.Namespace, folder: Path) -> list[str]:
+    """What was found wrong."""
+    db = folder / "store.db"
+    with Store(db) as store:
+        keys = [store.create_key(service=True)[1] for _ in range(args.clients)]
+    settings = ServeSettings(db=db, model=args.model, per_minute=1_000_000, page=False)
+    tally, ended = Tally(), threading.Event()
+    with started(settings, fake=args.fake) as (process, address):
+        clients = [
+            Client(address, key, number, tally, random.Random(args.seed + number), quick=args.fake)
+            for number, key in enumerate(keys)
+        ]
+        threads = [threading.Thread(target=client.work, args=(ended,)) for client in clients]
+        for thread in threads:
+            thread.start()
+        try:
+            samples = sampled(process.pid or 0, args.minutes)
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+        series = clients[0].series()
+        for client in clients:
+            client.close()
+    problems = [*report(tally, args.minutes), *grew(samples, args.clients)]
+    print(f"lines of /metrics at the end: {series}")
+    return problems
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 where all was well."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fake", action="store_true", help="a model that writes at once")
+    args = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        problems = run(args, Path(folder))
+    print("\n".join(problems) or "all is well")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
