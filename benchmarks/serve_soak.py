@@ -5,8 +5,10 @@
 A real server (uvicorn, in a process of its own) and clients that do what applications do, each with a key and
 users of its own, who come, are written for, and are erased: drafts streamed and not, with retrieval and a
 stored profile, clients that hang up in the middle, documents, preferences, lists and exports. Every answer is
-checked, and that it holds no other user's text: each user's texts carry a marker. `--fake` puts a model in
-place that writes at once, so that thousands of requests a minute show what the server itself would leak.
+checked, and that it holds no other user's text: each user's texts carry a marker. Before the clock starts the
+model's own cache of prompts is filled (1.5 GB with the embedded model; it has a limit). `--fake` puts a
+model in place that writes at once, so that thousands of requests a minute show what the server itself would
+leak.
 
 Printed: requests by kind, errors, the server's resident memory, and how fast it grows over the second half
 (least squares; the interval is from a bootstrap of blocks of 20 seconds, as samples next to each other are
@@ -29,6 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import openai
 import psutil  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
@@ -38,6 +41,7 @@ from serve_clients import Client, Tally
 from serve_process import started
 
 STEEP = 1.0  # MB a minute
+FILLED = 70_000  # tokens: more than the keys and values of CACHE_TOKENS in penname/lm/openvino.py
 EVERY = 1.0  # seconds between two samples
 BLOCK = 20  # samples that are drawn together
 MARKS = (1, 2, 5, 10)  # minutes of which the memory is printed
@@ -72,6 +76,18 @@ def slope(samples: Samples) -> tuple[float, float, float]:
         drawn.append(fitted(samples[places[places < len(samples)]]))
     low, high = np.percentile(drawn, [2.5, 97.5])
     return fitted(samples), float(low), float(high)
+
+
+def fill(address: str, key: str, chance: random.Random) -> None:
+    """Fill the model's cache of prompts with what nobody asks for again: it would grow for long otherwise."""
+    api = openai.OpenAI(base_url=f"{address}/v1", api_key=key, timeout=600)
+    read = 0
+    while read < FILLED:
+        words = " ".join(str(chance.randrange(10**6)) for _ in range(400))
+        answer = api.completions.create(model="penname/none", prompt=words, max_tokens=1)
+        assert answer.usage is not None
+        read += answer.usage.prompt_tokens
+    print(f"the model has read {read:,} tokens before the clock starts", flush=True)
 
 
 def grew(samples: Samples, clients: int) -> list[str]:
@@ -111,9 +127,13 @@ def run(args: argparse.Namespace, folder: Path) -> list[str]:
     db = folder / "store.db"
     with Store(db) as store:
         keys = [store.create_key(service=True)[1] for _ in range(args.clients)]
+        store.add_user("filler")
+        filler = store.create_key(user="filler", service=False)[1]
     settings = ServeSettings(db=db, model=args.model, per_minute=1_000_000, page=False)
     tally, ended = Tally(), threading.Event()
     with started(settings, fake=args.fake) as (process, address):
+        if not args.fake:
+            fill(address, filler, random.Random(args.seed))
         clients = [
             Client(address, key, number, tally, random.Random(args.seed + number), quick=args.fake)
             for number, key in enumerate(keys)
