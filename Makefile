@@ -9,8 +9,9 @@ STAMP := $(VENV)/installed
 demo: install
 	$(BIN)/penname demo
 
+# A file's tests run in one of up to four processes, with one thread each: small models gain nothing from more.
 test: install
-	$(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(TESTS)
 
 check: install
 	$(BIN)/ruff check .

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from penname.lm import LanguageModel
+
+settings.register_profile("penname", deadline=None)  # a busy machine is no failure
+settings.load_profile("penname")
 
 
 @pytest.fixture(scope="session")
