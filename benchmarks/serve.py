@@ -16,23 +16,20 @@ from the built-in sample; every request is another one, so that no answer is rem
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import socket
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import openai
 
 from penname.evaluate.demo import load_sample
 from penname.methods.stepback import edit_profile
-from penname.serve.app import create_app
 from penname.serve.settings import ServeSettings
 from penname.store import Store
+from serve_process import started
 
 TOKENS = 48  # of each text
 PROFILE = (
@@ -40,30 +37,6 @@ PROFILE = (
     "and a little dry. Sentences are short, paragraphs too; a text begins with what happened and ends with a "
     "wish. Contractions are common, questions are rare, and lists are never used."
 )
-
-
-def serve(own: socket.socket, settings: ServeSettings) -> None:
-    """The server's process."""
-    import uvicorn
-
-    uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None, ws="none")).run([own])
-
-
-@contextmanager
-def served(settings: ServeSettings) -> Iterator[str]:
-    """The address of a server in a process of its own."""
-    with socket.socket() as own:
-        own.bind(("127.0.0.1", 0))
-        own.listen()
-        process = multiprocessing.get_context("spawn").Process(
-            target=serve, args=(own, settings), daemon=True
-        )
-        process.start()
-        try:
-            yield f"http://127.0.0.1:{own.getsockname()[1]}/v1"
-        finally:
-            process.terminate()
-            process.join()
 
 
 class Asker:
@@ -74,7 +47,7 @@ class Asker:
 
     def ask(self, method: str, text: str) -> tuple[float, int]:
         """Seconds to the first piece of text, and the tokens written."""
-        started = time.perf_counter()
+        began = time.perf_counter()
         first, tokens = 0.0, 0
         stream = self.client.chat.completions.create(
             model=f"penname/{method}",
@@ -86,9 +59,9 @@ class Asker:
         )
         for chunk in stream:
             if not first and chunk.choices and chunk.choices[0].delta.content:
-                first = time.perf_counter() - started
+                first = time.perf_counter() - began
             tokens = chunk.usage.completion_tokens if chunk.usage else tokens
-        return first or time.perf_counter() - started, tokens
+        return first or time.perf_counter() - began, tokens
 
 
 def pairs(ask: Callable[[str, str], float], method: str, texts: Sequence[str]) -> list[tuple[float, float]]:
@@ -128,10 +101,10 @@ def measure(
         with ThreadPoolExecutor(len(askers)) as pool:
 
             def together(name: str, text: str) -> float:
-                started = time.perf_counter()
+                began = time.perf_counter()
                 written = pool.map(lambda pair: pair[1].ask(name, f"{text} {pair[0]}")[1], enumerate(askers))
                 tokens: int = sum(written)
-                return tokens / (time.perf_counter() - started)
+                return tokens / (time.perf_counter() - began)
 
             asked = [next(texts) for _ in range(args.turns)]
             found = pairs(together, method, asked)
@@ -166,8 +139,8 @@ def main() -> None:
         runs = () if args.run is None else (args.run,)
         settings = ServeSettings(db=db, model=args.model, runs=runs, per_minute=1_000_000, page=False)
         methods = [*args.methods, *(f"p-dpo:{run.resolve().name}" for run in runs)]
-        with served(settings) as url:
-            measure(url, keys, methods, texts, args)
+        with started(settings) as (_, address):
+            measure(f"{address}/v1", keys, methods, texts, args)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    import torch
+
     from penname.lm import LanguageModel
 
 settings.register_profile("penname", deadline=None)  # a busy machine is no failure
@@ -43,3 +45,19 @@ def embedded_model() -> LanguageModel:
         return load_model(ModelConfig("smollm2-135m", dtype="float32"))
     except MissingPackageError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The (rows, tokens) of every pass of a model in transformers, from here on."""
+    from penname.lm.network import Network
+
+    passes: list[tuple[int, int]] = []
+    forward = Network.forward
+
+    def watched(self: Network, ids: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        passes.append((ids.shape[0], ids.shape[1]))
+        return forward(self, ids, *rest, **options)
+
+    monkeypatch.setattr(Network, "forward", watched)
+    return passes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from penname.lm import ModelConfig
 from penname.lm import network as network_module
 from penname.lm.batches import Limits, by_length, shared, together
 from penname.lm.local import TransformersLM
-from penname.lm.network import Network
 from tiny import save_tiny_model
 
 HEADS = ["the cat sat on the mat. " * 10, "the cat sat on the mat. " * 9 + "the dog", "zebra! " * 15, ""]
@@ -58,20 +57,6 @@ def peer(tiny_model: Path) -> Callable[[str, str], list[float]]:
         return known[prompt, completion]
 
     return kept
-
-
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
-    """The (rows, tokens) of every pass of the model from here on."""
-    passes: list[tuple[int, int]] = []
-    forward = Network.forward
-
-    def watched(self: Any, ids: torch.Tensor, *rest: Any, **options: Any) -> Any:
-        passes.append((ids.shape[0], ids.shape[1]))
-        return forward(self, ids, *rest, **options)
-
-    monkeypatch.setattr(Network, "forward", watched)
-    return passes
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -193,20 +193,6 @@ def model(weights: TransformersLM) -> TransformersLM:
     return weights
 
 
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The (rows, tokens) of every reading of prompts, from here on."""
-    passes: list[tuple[int, int]] = []
-    forward = Network.forward
-
-    def watched(self: Any, ids: torch.Tensor, *rest: Any, **options: Any) -> Any:
-        passes.append((ids.shape[0], ids.shape[1]))
-        return forward(self, ids, *rest, **options)
-
-    monkeypatch.setattr(Network, "forward", watched)
-    return passes
-
-
 def asked(
     model: TransformersLM, prompt: str, *users: str, sampling: Sampling = GREEDY, soft: str | None = None
 ) -> Asked:

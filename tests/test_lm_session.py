@@ -21,7 +21,6 @@ from penname.lm.base import Asked, Generation, Prefix, Sampling, Thinking
 from penname.lm.batches import Limits
 from penname.lm.decoding import Decoding, _attend
 from penname.lm.local import TransformersLM
-from penname.lm.network import Network
 from penname.lm.sampling import draw, draw_each
 from penname.lm.text import Showing
 from tiny import CONTEXT
@@ -69,20 +68,6 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr("penname.lm.rollout.draw_each", watched)
     return steps
-
-
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The (rows, tokens) of every reading of prompts, from here on."""
-    read: list[tuple[int, int]] = []
-    forward = Network.forward
-
-    def watched(self: Any, ids: torch.Tensor, *rest: Any, **options: Any) -> Any:
-        read.append((ids.shape[0], ids.shape[1]))
-        return forward(self, ids, *rest, **options)
-
-    monkeypatch.setattr(Network, "forward", watched)
-    return read
 
 
 class Written:
@@ -261,7 +246,7 @@ def test_one_that_cannot_be_written_is_refused_alone(model: TransformersLM) -> N
 
 
 def test_long_newcomers_do_not_hold_up_the_others_for_more_than_one_pass(
-    model: TransformersLM, passes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+    model: TransformersLM, read: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network_module, "_CPU_SCORES", Limits(9, 150, 10**9, 9999))
     session = model.session()
@@ -272,18 +257,18 @@ def test_long_newcomers_do_not_hold_up_the_others_for_more_than_one_pass(
     session.add(Asked("zebra", LONG))
     wide = model.count(PROMPTS[2] + "0")
     assert 2 * wide <= 150 < 3 * wide
-    passes.clear()
+    read.clear()
     session.step()
-    assert passes == [(2, wide)]
+    assert read == [(2, wide)]
     session.step()
     session.step()
-    assert passes[1:] == [(2, wide), (1, model.count("zebra"))]  # a short one is not read as a long one
+    assert read[1:] == [(2, wide), (1, model.count("zebra"))]  # a short one is not read as a long one
 
 
-def test_samples_of_one_prompt_are_read_once(model: TransformersLM, passes: list[tuple[int, int]]) -> None:
+def test_samples_of_one_prompt_are_read_once(model: TransformersLM, read: list[tuple[int, int]]) -> None:
     texts = [Asked(PROMPTS[0], LONG, number=number) for number in range(3)]
     written = Written(model, texts)
-    assert [rows for rows, _ in passes] == [1]
+    assert [rows for rows, _ in read] == [1]
     assert [[written.whole[text] for text in texts]] == model.generate([PROMPTS[0]], 3, LONG)
 
 

@@ -7,18 +7,15 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from nicegui import ui
 
-from penname.evaluate.text import HOW, TESTS
+from penname.evaluate.text import HOW, TESTS, heading, number, signed
 from penname.serve.page.visit import Visit
 from penname.serve.reports import (
     ComparisonShown,
-    MetricShown,
     ReportTables,
     TableShown,
     list_reports,
     read_report,
 )
-
-_ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 
 
 def panel(visit: Visit) -> Callable[[], Awaitable[None]]:
@@ -85,7 +82,7 @@ def _task(table: TableShown) -> None:
     means = {(one.arm, one.metric): one.mean for one in table.cells}
     with _table(
         f"{table.examples:,} examples, {table.users:,} users. Differences are to {table.baseline}.",
-        ["arm", *(one.label + _ARROWS[one.better] for one in table.metrics)],
+        ["arm", *(heading(one.name) for one in table.metrics)],
         [one.about for one in table.metrics],
     ):
         for arm in table.arms:
@@ -95,11 +92,11 @@ def _task(table: TableShown) -> None:
                     mean = means.get((arm, metric.name))
                     with ui.element("td"):
                         if mean is not None:
-                            ui.label(_number(metric, mean))
+                            ui.label(number(metric.name, mean))
                         if found := against.get((arm, metric.name)):
                             clear = "hint clear" if found.clear else "hint"
-                            ui.label(_difference(metric, found)).classes(clear)
-                            ui.label(_bounds(metric, found)).classes("hint")
+                            ui.label(_difference(found)).classes(clear)
+                            ui.label(_bounds(found)).classes("hint")
     for words in _verdicts(table):
         ui.label(words).classes("small")
     with ui.expansion("All comparisons", icon="compare_arrows").classes("used"):
@@ -125,8 +122,8 @@ def _comparisons(table: TableShown) -> None:
                 _cell(f"{found.arm} − {found.other}", "th")
                 for text in (
                     metric.label,
-                    _difference(metric, found),
-                    _bounds(metric, found),
+                    _difference(found),
+                    _bounds(found),
                     _plain(found.p, ".3f"),
                     _plain(found.p_holm, ".3f"),
                     _plain(found.effect, "+.2f"),
@@ -164,19 +161,14 @@ def _verdicts(table: TableShown) -> Iterable[str]:
     return (f"{arm}: {', '.join(metrics)}: {words}" for (arm, words), metrics in found.items())
 
 
-def _number(metric: MetricShown, value: float) -> str:
-    return f"{value:.{metric.digits}f}".replace("-", "−")
+def _difference(found: ComparisonShown) -> str:
+    return signed(found.metric, found.difference) + (" *" if found.clear else "")
 
 
-def _difference(metric: MetricShown, found: ComparisonShown) -> str:
-    return f"{found.difference:+.{metric.digits}f}".replace("-", "−") + (" *" if found.clear else "")
-
-
-def _bounds(metric: MetricShown, found: ComparisonShown) -> str:
+def _bounds(found: ComparisonShown) -> str:
     if found.low is None or found.high is None:
         return "undefined: one user"
-    low, high = (f"{value:+.{metric.digits}f}".replace("-", "−") for value in (found.low, found.high))
-    return f"{low} to {high}"
+    return f"{signed(found.metric, found.low)} to {signed(found.metric, found.high)}"
 
 
 def _plain(value: float | None, form: str) -> str:
