@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from penname.records import Document
 from penname.store import Store, UserStore
 
-untimed = settings(deadline=None, max_examples=25)
+untimed = settings(max_examples=25)
 """For tests that meet a database: how long one example takes says nothing."""
 
 START = datetime(2024, 1, 1, tzinfo=UTC)

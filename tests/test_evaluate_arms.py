@@ -306,7 +306,7 @@ def test_examples_of_a_benchmark_s_task_are_of_its_own_users(store: Store) -> No
 _DAYS = st.lists(st.one_of(st.none(), st.integers(0, 12)), max_size=5)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     histories=st.lists(_DAYS, min_size=4, max_size=4),
     moment=st.integers(0, 12),

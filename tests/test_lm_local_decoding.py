@@ -55,7 +55,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return steps
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     prompts=st.lists(st.sampled_from(PROMPTS), max_size=7),
     n=st.integers(1, 4),
@@ -224,7 +224,6 @@ def chi_square(counts: np.ndarray, probabilities: np.ndarray) -> float:
 # Without a model
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 9999), top_p=st.floats(0.05, 1.0), scale=st.sampled_from([0.0, 1.0, 4.0, 12.0]))
 def test_a_wide_vocabulary_is_drawn_from_as_a_sorted_one(seed: int, top_p: float, scale: float) -> None:
     chance = np.random.default_rng(seed)

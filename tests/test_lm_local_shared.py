@@ -59,7 +59,7 @@ def peer(tiny_model: Path) -> Callable[[str, str], list[float]]:
     return kept
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cases=CASES, narrow=st.booleans())
 def test_scores_are_those_of_a_naive_loop_however_pairs_share(
     model: TransformersLM,
@@ -175,7 +175,6 @@ TEXTS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_groups_share_what_they_say_within_limits(cases: list[tuple[list[int], int]]) -> None:
     texts, most = [text for text, _ in cases], [most for _, most in cases]

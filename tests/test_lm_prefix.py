@@ -72,7 +72,7 @@ CASES = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cases=CASES)
 def test_scores_of_mixed_users_are_those_of_a_naive_forward(
     model: TransformersLM, cases: list[tuple[str, str, int]]

@@ -150,7 +150,6 @@ def test_what_is_kept_is_a_copy() -> None:
     assert known(cache, "ann", [0, 1, 2]) == 2
 
 
-@settings(deadline=None)
 @given(
     asked=st.lists(
         st.tuples(
@@ -230,7 +229,7 @@ def test_only_the_rest_is_read_of_an_owners_own(model: TransformersLM, read: lis
     assert 1 < tokens("zebra and zebra", "ann", soft="soft") < 10
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     rounds=st.lists(
         st.lists(

@@ -128,7 +128,7 @@ CASES = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(cases=CASES, plain=st.booleans())
 def test_each_text_is_what_it_is_alone(
     model: TransformersLM,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -51,7 +51,6 @@ def written(codec: Codec, sampling: Sampling, tokens: list[int]) -> tuple[Writin
     return writing, taken
 
 
-@settings(deadline=None)
 @given(
     drawn=st.lists(st.one_of(st.integers(3, 319), st.just(END)), max_size=40),
     comes=st.one_of(st.none(), st.integers(0, 12)),

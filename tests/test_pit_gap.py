@@ -424,7 +424,7 @@ def test_the_fingerprint_is_of_what_decides(run: Path, tmp_path: Path) -> None:
 # --- calibration
 
 
-@examples_of(deadline=None, max_examples=30)
+@examples_of(max_examples=30)
 @given(st.floats(-2, 2), st.integers(0, 10_000))
 def test_the_temperature_recovers_a_known_scale(log_t: float, seed: int) -> None:
     """Gaps that are T times the true log odds."""
@@ -435,7 +435,6 @@ def test_the_temperature_recovers_a_known_scale(log_t: float, seed: int) -> None
     assert fit_temperature(gaps[right], gaps[~right]) == pytest.approx(true, rel=0.15)
 
 
-@examples_of(deadline=None)
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=30), st.floats(0.01, 100))
 def test_the_temperature_is_the_best_there_is_and_goes_with_the_scale(
     gaps: list[float], factor: float

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import stores
-from penname.errors import TrainedError
+from penname.errors import ErasureError, TrainedError
 from penname.methods.erase import Forgotten, forget
 from penname.methods.prlhf.table import UserTable
 from penname.store import Store
@@ -71,7 +71,7 @@ def test_a_run_that_cannot_be_read_is_named_and_the_others_are_cleaned(store: St
     (broken / INDEX).write_bytes(b"damaged" * 100)
     for folder in (broken, run):
         store.add_trained(folder, "p-dpo")
-    with pytest.raises(TrainedError, match=r"'ann' could not be erased from .*broken") as raised:
+    with pytest.raises(ErasureError, match=r"'ann' could not be erased from .*broken") as raised:
         forget(store, "ann")
     assert f"{run} " not in str(raised.value)
     with UserTable.open(run) as table:

@@ -159,7 +159,7 @@ def test_progress_is_told_after_each_pass(trained):
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_independent_comparisons_are_the_rank_of_the_pairs(rows):
     """Parity with linear algebra: the rank of the matrix with 1 at the chosen and −1 at the rejected text."""
     rows = [row for row in rows if row[1] != row[2]] or [(0, 0, 1)]

@@ -264,7 +264,7 @@ ids = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=7).map(tuple
 trees = st.builds(Tree, ids, st.lists(ids, min_size=1, max_size=3).map(tuple))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(trees, min_size=1, max_size=4), st.booleans())
 def test_trees_are_read_as_plain_texts_are(lora: Trainable, read: list[Tree], soft: bool) -> None:
     """With soft rows before each prompt, or without; branches of one token among them."""

@@ -464,6 +464,6 @@ class Tables(RuleBasedStateMachine):
 
 
 Tables.TestCase.settings = settings(
-    max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=12, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
 )
 TestTables = Tables.TestCase

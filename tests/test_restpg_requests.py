@@ -156,7 +156,7 @@ def test_an_unknown_user_is_an_error(store: Store) -> None:
         requests_to_learn(store, ABSTRACT, users=["nobody"])
 
 
-@settings(deadline=None, max_examples=30)  # each opens a store
+@settings(max_examples=30)  # each opens a store
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.none() | st.integers(1, 6), st.booleans()), max_size=12),
     st.integers(0, 3),

@@ -386,6 +386,22 @@ def test_runs_are_shown_to_services_without_paths(tmp_path: Path) -> None:
 # --- the server itself
 
 
+def test_a_run_that_cannot_be_cleaned_keeps_the_user_and_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()  # not even an index of whom it saw
+    with serving(tmp_path, before=lambda store: store.add_trained(broken, "p-dpo")) as service:
+        refused = service("service", "DELETE", "/v1/users/ann")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (500, "erasure_failed")
+        assert "broken" in refused.text
+        assert str(tmp_path) not in refused.text
+        assert str(broken) in caplog.text  # the log is for who can mend it
+        assert service("service", "GET", "/v1/users/ann").json()["documents"] == 1
+        broken.rmdir()
+        assert service("service", "DELETE", "/v1/users/ann").status_code == 200
+
+
 def _metrics(service: Service) -> str:
     return service("service", "GET", "/metrics").text
 

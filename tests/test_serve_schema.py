@@ -22,7 +22,6 @@ from serve_app import Service, listening, serving
 
 QUICKLY = settings(
     max_examples=6,  # of each route
-    deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),

@@ -27,7 +27,6 @@ from serve_models import PLENTY
 Lives.TestCase.settings = settings(
     max_examples=8,
     stateful_step_count=25,
-    deadline=None,
     derandomize=True,
     database=None,
     phases=[Phase.generate],  # the steps are told; making them fewer takes minutes

@@ -25,6 +25,7 @@
     ├── ModelError               a language model or embedder
     │   ├── ModelNotFoundError   no such model, or the folder holds none
     │   ├── TrainedError         a result of training cannot be used: missing, cut short, of another model
+    │   │   └── ErasureError     a user could not be taken out of results of training
     │   └── ServerError          a remote model server
     │       ├── ServerUnreachableError
     │       ├── ServerRefusedError      it answered, and said no (401, 404, 400 …)
@@ -38,7 +39,8 @@ A message says what was wrong, where, and what to do. The command line prints it
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 class PennameError(Exception):
@@ -175,6 +177,14 @@ class ModelNotFoundError(ModelError):
 
 class TrainedError(ModelError):
     """A result of training cannot be used: it is missing, cut short, or made for something else."""
+
+
+class ErasureError(TrainedError):
+    """Trained runs, `folders`, could not be cleaned of a user, whom the store therefore keeps."""
+
+    def __init__(self, message: str, folders: Sequence[Path]) -> None:
+        super().__init__(message)
+        self.folders = tuple(folders)
 
 
 class ServerError(ModelError):

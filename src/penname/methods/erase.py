@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from penname.errors import PennameError, TrainedError
+from penname.errors import ErasureError, PennameError, TrainedError
 from penname.methods.prlhf.table import TABLE, UserTable
 from penname.store import Store
 from penname.train import seen
@@ -37,8 +37,8 @@ def forget(store: Store, user: str, folders: Sequence[Path] = ()) -> Forgotten:
         folders: further runs, trained from files or from another store.
 
     Raises:
-        TrainedError: one of `folders` is not there, and nothing was done; or runs could not be looked into or
-            written, and all others were cleaned.
+        TrainedError: one of `folders` is not there, and nothing was done.
+        ErasureError: runs could not be looked into or written, and all others were cleaned.
     """
     named = [folder.expanduser().resolve() for folder in folders]
     for folder in named:
@@ -47,7 +47,7 @@ def forget(store: Store, user: str, folders: Sequence[Path] = ()) -> Forgotten:
     rows: list[Path] = []
     weights: list[Path] = []
     gone: list[Path] = []
-    failed: list[str] = []
+    failed: dict[Path, Exception] = {}
     lines = 0
     for folder in dict.fromkeys([*(one.path for one in store.trained()), *named]):
         try:
@@ -64,11 +64,13 @@ def forget(store: Store, user: str, folders: Sequence[Path] = ()) -> Forgotten:
                 rows.append(folder)
             lines += sum(seen.erase_user(one, user) for one in (folder, *_inside(folder)))
         except (PennameError, OSError) as error:
-            failed.append(f"{folder} ({error})")
+            failed[folder] = error
     if failed:
-        raise TrainedError(
-            f"{user!r} could not be erased from {'; '.join(failed)}. Mend or delete what is named, then "
-            "erase again; until then the store keeps the user, while all other runs are clean"
+        said = "; ".join(f"{folder} ({error})" for folder, error in failed.items())
+        raise ErasureError(
+            f"{user!r} could not be erased from {said}. Mend or delete what is named, then "
+            "erase again; until then the store keeps the user, while all other runs are clean",
+            list(failed),
         )
     return Forgotten(tuple(rows), tuple(weights), tuple(gone), lines)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path as File
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from fastapi import Depends, Path, Query, Request
@@ -21,6 +23,8 @@ T = TypeVar("T")
 
 SLASH = "\x00"
 """Stands for a slash inside a name of a path, where the client wrote %2F: no user or document has a NUL."""
+
+_FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/]+/)+")  # of a path within a text
 
 
 class ErrorDetail(BaseModel):
@@ -166,3 +170,14 @@ def not_found(what: str, name: str) -> NoReturn:
     """
     shown = name if len(name) <= 60 else f"{name[:60]}…"
     raise Refusal(404, f"unknown {what} {shown!r}", "not_found")
+
+
+def scrubbed(value: Any) -> Any:
+    """JSON without folders of the server's machine: of each path only the last part."""
+    if isinstance(value, dict):
+        return {name: scrubbed(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [scrubbed(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    return File(value).name if File(value).is_absolute() else _FOLDERS.sub("", value)

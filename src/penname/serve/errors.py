@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from penname.errors import (
     BadInputError,
+    ErasureError,
     PennameError,
     PromptTooLongError,
     StoreBusyError,
@@ -92,6 +93,14 @@ def body(error: PennameError) -> JSONResponse:
         case StoreBusyError():
             text = "The store is busy: try again in a moment."
             return answer(503, text, "overloaded", headers={"Retry-After": "1"})
+        case ErasureError():
+            log.error("a user could not be erased from %s", ", ".join(map(str, error.folders)))
+            names = ", ".join(folder.name for folder in error.folders)
+            text = (
+                f"Trained runs could not be cleaned of the user: {names}. Until they are mended or deleted "
+                "on the server the user is kept; then erase again."
+            )
+            return answer(500, text, "erasure_failed")
     _log_error(error)
     return answer(500, _FAILED, "server_error")
 

@@ -25,11 +25,10 @@ from penname.evaluate.metrics import METRICS
 from penname.evaluate.results import Arm, Results
 from penname.evaluate.statistics import Comparison
 from penname.evaluate.tables import Table, summary
-from penname.serve.common import ServiceCaller, errors, not_found
+from penname.serve.common import ServiceCaller, errors, not_found, scrubbed
 from penname.serve.house import by_name
 
 _FILES = ("run.json", "rows.jsonl")
-_FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/]+/)+")  # of a path of the server's machine
 _FLAGS = {
     "task": "--task",
     "k": "--k",
@@ -225,8 +224,8 @@ def _short(name: str, known: dict[str, Any]) -> ReportShown:
     settings = known["settings"]
     return ReportShown(
         name=name,
-        data=_scrubbed(str(settings["data"])),
-        model=_scrubbed(str(settings["model"])),
+        data=scrubbed(str(settings["data"])),
+        model=scrubbed(str(settings["model"])),
         arms=len(known["arms"]),
     )
 
@@ -244,15 +243,15 @@ def _report(name: str, folder: Path) -> ReportTables:
     tables = [] if results is None else summary(results)
     return ReportTables(
         **_short(name, known).model_dump(),
-        settings=_scrubbed(known["settings"]),
+        settings=scrubbed(known["settings"]),
         command=_command(known["settings"], arms, tables),
-        judge=_scrubbed(str((known["settings"]["judge"] or {}).get("name", ""))),
-        remarks=_scrubbed(known["remarks"]),
+        judge=scrubbed(str((known["settings"]["judge"] or {}).get("name", ""))),
+        remarks=scrubbed(known["remarks"]),
         seconds=known["seconds"],
         listed=[
             ArmShown(
                 name=shown[arm.name],
-                method=_scrubbed(arm.method),
+                method=scrubbed(arm.method),
                 users="all" if arm.users == "all" else "one",
                 control=arm.control,
                 of=shown.get(arm.of, ""),
@@ -319,19 +318,10 @@ def _names(arms: Sequence[Arm]) -> dict[str, str]:
     count: Counter[str] = Counter()
     found = {}
     for arm in arms:
-        name = _scrubbed(arm.name)
+        name = scrubbed(arm.name)
         count[name] += 1
         found[arm.name] = name if count[name] == 1 else f"{name} ({count[name]})"
     return found
-
-
-def _scrubbed(value: Any) -> Any:
-    """JSON without folders of the server's machine: of each path only the last part."""
-    if isinstance(value, dict):
-        return {name: _scrubbed(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_scrubbed(one) for one in value]
-    return _FOLDERS.sub("", value) if isinstance(value, str) else value
 
 
 def _command(settings: dict[str, Any], arms: Sequence[Arm], tables: Sequence[Table]) -> str:
@@ -353,4 +343,4 @@ def _command(settings: dict[str, Any], arms: Sequence[Arm], tables: Sequence[Tab
     words += ["--split", split[1]] if split else []
     judge = (settings["judge"] or {}).get("name")
     words += ["--judge", judge] if judge else []
-    return shlex.join(_scrubbed(words))
+    return shlex.join(scrubbed(words))

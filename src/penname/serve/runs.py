@@ -13,7 +13,7 @@ from fastapi import Path as PathParameter
 from pydantic import BaseModel, Field, JsonValue
 
 from penname.errors import TrainedError
-from penname.serve.common import HouseOf, ServiceCaller, errors, not_found
+from penname.serve.common import HouseOf, ServiceCaller, errors, not_found, scrubbed
 from penname.serve.house import House
 from penname.train.folder import CARD, METRICS, workshop_of
 
@@ -66,7 +66,7 @@ def read_run(
         not_found("run", run)
     shown, place = opened
     name = CARD if shown.state == "trained" else _ASKED
-    card = _plain(_read_json(place / name))
+    card = scrubbed(_read_json(place / name))
     return Run(**shown.model_dump(), card=card, metrics=list(_metrics(place / METRICS, rows)))
 
 
@@ -108,14 +108,3 @@ def _metrics(file: Path, rows: int) -> Iterator[dict[str, JsonValue]]:
                 continue
             if isinstance(read, dict):
                 yield read
-
-
-def _plain(value: Any) -> Any:
-    """A card without the paths of the server's machine: of each only the last part."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    if isinstance(value, str) and Path(value).is_absolute():
-        return Path(value).name
-    return value
