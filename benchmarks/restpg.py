@@ -68,7 +68,7 @@ def configs(given: argparse.Namespace, seed: int) -> dict[str, RestPGConfig]:
     epochs = LoopSettings(epochs=given.epochs, batch=16, evaluate_every=10, checkpoint_every=10, seed=seed)
     sft = SFTConfig(optimizer=OptimizerSettings(lr=given.lr), loop=epochs)
     full = RestPGConfig(
-        reasoning=Format(budget=96),
+        reasoning=Format(budget=given.budget),
         iterations=given.iterations,
         samples=given.samples,
         quantile=given.quantile,
@@ -210,6 +210,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--temperature", type=float, default=0.1, help="of the texts that are scored")
     parser.add_argument("--answer-tokens", type=int, default=112)
+    parser.add_argument("--budget", type=int, default=96, help="tokens of reasoning")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     model, embedder = load_model(), load_embedder()
@@ -224,7 +225,7 @@ def main() -> None:
                 kept = given.out / "rewards.sqlite"
                 return reward_of(spec, store=store, requests=about, model=model, embedder=embedder, kept=kept)
 
-            room = given.answer_tokens + 96
+            room = given.answer_tokens + given.budget
             writer = Writer(store, model, given.context, k=given.k, max_tokens=room, texts=texts)
             for name, config in configs(given, seed).items():
                 if name in given.runs:

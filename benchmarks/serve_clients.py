@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,7 @@ class Tally:
     def __init__(self) -> None:
         self.done: Counter[str] = Counter()
         self.wrong: list[str] = []
+        self.markers: set[str] = set()  # all that were given: a model may write some that nobody has
         self._lock = threading.Lock()
 
     def note(self, kind: str, wrong: str | None = None) -> None:
@@ -120,8 +121,9 @@ class Client:
 
     def _new(self) -> Person:
         self._people += 1
-        name = f"{self._number}x{self._people}"
-        return Person(f"user {name}", f"owl{name}end")
+        marker = f"owl{self._chance.getrandbits(48):012x}end"
+        self._tally.markers.add(marker)
+        return Person(f"user {self._number}x{self._people}", marker)
 
     def _do(self, kind: Callable[[Person], None], person: Person) -> bool:
         try:
@@ -332,7 +334,7 @@ class Client:
             raise WrongError(f"nothing of the user's went into a draft of {model}")
 
     def _own_only(self, person: Person, text: str) -> None:
-        others: Collection[str] = set(MARKER.findall(text)) - {person.marker}
+        others = (set(MARKER.findall(text)) & self._tally.markers) - {person.marker}
         if others:
             raise WrongError(f"the text of {', '.join(sorted(others))} came to {person.marker}")
 

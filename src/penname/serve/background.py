@@ -5,11 +5,12 @@ once. When the server stops, what has begun is finished, and so are waiting fits
 as the next draft makes what it needs by itself.
 
 Between jobs it is looked, about once a minute, whether another process has erased users: what the server's
-memory holds of them is dropped.
+memory holds of them is dropped, and freed memory is given back to the system.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import threading
 import time
@@ -140,6 +141,7 @@ class Background:
                 sweep()
             except Exception as error:  # noqa: BLE001 (as for jobs; it is tried again)
                 _LOG.warning("looking for erased users failed: %s", type(error).__name__)
+        _give_back()
         self._swept = time.monotonic()
 
     def _do(self, job: Job, refresh: bool) -> str:
@@ -162,6 +164,17 @@ class Background:
     def _profile(self, user: str, refresh: bool) -> None:
         house = self._house
         profile_histories(house.store, house.model, [History(user)], texts=house.texts, refresh=refresh)
+
+
+def _give_back() -> None:
+    """Freed memory goes back to the system.
+
+    glibc keeps what a thread has freed for that thread; a server's threads, whose requests are never alike,
+    would come to hold some 3 MB more every minute. Other C libraries have no such call, and no such habit.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _kind(job: Job) -> str:
