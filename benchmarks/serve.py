@@ -116,7 +116,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--methods", nargs="+", default=["step-back", "step-back+retrieval"])
+    parser.add_argument("--methods", nargs="*", default=["step-back", "step-back+retrieval"])
     parser.add_argument("--run", type=Path)
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--turns", type=int, default=3)
