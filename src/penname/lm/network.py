@@ -165,7 +165,7 @@ class Network:
                 warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
                 model = PeftModel.from_pretrained(model, str(self._adapter))
                 if model.active_peft_config.peft_type == "LORA":
-                    # Added to the weights: beside them it takes a third of the time of a step again. In
+                    # Added to the weights: beside them it takes up to a third of the time again. In
                     # bfloat16 both are as far from float32.
                     model = model.merge_and_unload()
         with loading(self._folder):

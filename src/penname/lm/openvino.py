@@ -38,8 +38,8 @@ CACHE_TOKENS: dict[DType, int] = {"float32": 32_768, "bfloat16": 65_536}
 _BLOCK = 32  # tokens that OpenVINO keeps together on a CPU
 
 # OpenVINO, and oneDNN within it, keep what they compiled for each number of tokens of a step: with their own
-# limits of 5,000 and 1,024 a server's memory grows by some 300 MB over its first half hour. Texts come in
-# lengths without end, so what is kept is hardly ever met again: keeping little of it costs no time.
+# limits of 5,000 and 1,024 a server's memory grows by some 300 MB. Texts come in lengths without end, so what
+# is kept is seldom met again: keeping little of it costs no time that could be told.
 _COMPILED = "50"
 _ONEDNN_KEEPS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # has no other way in than the environment
 

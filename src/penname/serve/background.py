@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -172,9 +173,10 @@ def _give_back() -> None:
     glibc keeps what a thread has freed for that thread; a server's threads, whose requests are never alike,
     would come to hold some 3 MB more every minute. Other C libraries have no such call, and no such habit.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def _kind(job: Job) -> str:
