@@ -10,7 +10,8 @@ from the built-in sample; every request is another one, so that no answer is rem
     python benchmarks/serve.py [--model smollm2-135m] [--methods step-back] [--run FOLDER]
                                [--pairs 10] [--turns 3] [--users 8]
 
-`--run` is a run of P-DPO over the same model; it is compared with `none`, written by the base model, too.
+`--run` is a run of P-DPO over the same model; it is compared with `none`, written by the base model, too; and
+alone where `--methods` names none.
 """
 
 from __future__ import annotations

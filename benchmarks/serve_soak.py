@@ -35,13 +35,14 @@ import openai
 import psutil  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from penname.lm.openvino import CACHE_TOKENS
 from penname.serve.settings import ServeSettings
 from penname.store import Store
 from serve_clients import Client, Tally
 from serve_process import started
 
 STEEP = 1.0  # MB a minute
-FILLED = 70_000  # tokens: more than the keys and values of CACHE_TOKENS in penname/lm/openvino.py
+FILLED = max(CACHE_TOKENS.values()) * 11 // 10  # tokens: more than are kept
 EVERY = 1.0  # seconds between two samples
 BLOCK = 20  # samples that are drawn together
 MARKS = (1, 2, 5, 10)  # minutes of which the memory is printed

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from penname.records import Document
 from penname.store import Store, UserStore
 
-untimed = settings(max_examples=25)
-"""For tests that meet a database: how long one example takes says nothing."""
+few = settings(max_examples=25)
+"""For tests that meet a database: an example takes long."""
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 _numbers = itertools.count()

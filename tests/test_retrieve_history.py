@@ -27,7 +27,7 @@ from penname.retrieve import RETRIEVERS, retriever
 from penname.retrieve.base import Retriever
 from penname.retrieve.history import Histories
 from penname.store import Store, UserStore
-from retrieve_helpers import START, WordEmbedder, document, fresh_user, histories, moment, untimed, words
+from retrieve_helpers import START, WordEmbedder, document, few, fresh_user, histories, moment, words
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def all_retrievers() -> list[Retriever]:
     return [retriever(name, seed=1, embedder=WordEmbedder()) for name in RETRIEVERS]
 
 
-@untimed
+@few
 @given(
     history=histories(),
     query=words,
@@ -183,7 +183,7 @@ def test_the_same_id_in_two_stores_is_two_people(tmp_path: Path) -> None:
                 assert [[h.document.id for h in shared.top(u, "text", 5)] for u in users] == [["a"], ["b"]]
 
 
-@untimed
+@few
 @given(st.lists(histories(), min_size=2, max_size=4), words)
 def test_nothing_of_one_user_reaches_another(store: Store, people: list[list[Document]], query: str) -> None:
     # The same ids in every history: only the titles say whose it is.
@@ -300,4 +300,4 @@ class Cached(RuleBasedStateMachine):
 
 def test_a_retriever_follows_any_changes(store: Store) -> None:
     machine = type("Cached", (Cached,), {"store": store})
-    run_state_machine_as_test(machine, settings=settings(untimed, max_examples=10, stateful_step_count=15))
+    run_state_machine_as_test(machine, settings=settings(max_examples=10, stateful_step_count=15))

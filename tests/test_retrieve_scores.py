@@ -23,7 +23,7 @@ from penname.records import Document
 from penname.retrieve import RETRIEVERS, retriever
 from penname.retrieve.scores import tokenise
 from penname.store import Store, UserStore
-from retrieve_helpers import WordEmbedder, document, fresh_user, histories, moment, untimed, words
+from retrieve_helpers import WordEmbedder, document, few, fresh_user, histories, moment, words
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def newest_first(documents: list[Document]) -> list[Document]:
     return ordered[::-1]
 
 
-@untimed
+@few
 @given(histories(min_size=1), words)
 def test_lexical_scores_are_those_of_the_formula(store: Store, documents: list[Document], query: str) -> None:
     user = fresh_user(store, documents)
@@ -175,7 +175,7 @@ def test_random_is_the_same_in_another_process(store: Store, tmp_path: Path) -> 
     assert len(runs) == 1
 
 
-@untimed
+@few
 @given(histories(min_size=1), words)
 def test_dense_is_the_dot_product(store: Store, documents: list[Document], query: str) -> None:
     embedder = WordEmbedder()
@@ -188,7 +188,7 @@ def test_dense_is_the_dot_product(store: Store, documents: list[Document], query
     assert [h.score for h in hits] == pytest.approx([expected[h.document.id] for h in hits], abs=1e-6)
 
 
-@untimed
+@few
 @given(histories(min_size=1), words)
 def test_fusion_is_reciprocal_rank_fusion(store: Store, documents: list[Document], query: str) -> None:
     user = fresh_user(store, documents)

@@ -383,9 +383,6 @@ def test_runs_are_shown_to_services_without_paths(tmp_path: Path) -> None:
         assert service("ann", "GET", "/v1/runs").status_code == 403
 
 
-# --- the server itself
-
-
 def test_a_run_that_cannot_be_cleaned_keeps_the_user_and_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -400,6 +397,9 @@ def test_a_run_that_cannot_be_cleaned_keeps_the_user_and_is_named(
         assert service("service", "GET", "/v1/users/ann").json()["documents"] == 1
         broken.rmdir()
         assert service("service", "DELETE", "/v1/users/ann").status_code == 200
+
+
+# --- the server itself
 
 
 def _metrics(service: Service) -> str:
