@@ -61,7 +61,8 @@ class TogetherSession:
 
     def leave(self, asked: Asked) -> None:
         self.left.append(asked)
-        del self.texts[asked]
+        self._new = [new for new in self._new if new is not asked]
+        self.texts.pop(asked, None)
 
     def step(self) -> list[tuple[Asked, str | Generation]]:
         if new := self._new:

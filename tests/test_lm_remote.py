@@ -189,6 +189,54 @@ def test_no_prompts_and_no_samples(serve):
         model.generate(["x"], n=0)
 
 
+def kept_by(told: dict[str, Any]) -> Answering:
+    """A server that says this of its model, and answers "Hi."."""
+
+    def answer(path: str, body: dict[str, Any]) -> Reply:
+        if path == "/models":
+            return Reply({"data": [{"id": "tiny", **told}]})
+        return events(piece("Hi."), piece("", "stop")) if body.get("stream") else chat("Hi.")
+
+    return answer
+
+
+def test_vllm_keeps_what_prompts_begin_with_for_each_owner_alone(serve):
+    server = serve(kept_by({"owned_by": "vllm"}))
+    model = server.model()
+    ann, namesake, both = model.of({"ann": 1}), model.of({"ann": 2}), model.of({"ann": 1, "bob": 3})
+    for one in (model, ann, model.of({"ann": 1}), namesake, both, model.of({"bob": 3, "ann": 1})):
+        one.generate(["hi"])
+    list(ann.stream("hi", Sampling()))
+    asked = [body for path, body in zip(server.paths, server.bodies, strict=True) if path != "/models"]
+    plain, first, again, other, two, swapped, streamed = (body.get("cache_salt") for body in asked)
+    assert plain is None, "of nobody's prompts nothing is told apart"
+    assert first == again == streamed
+    assert two == swapped
+    assert len({first, other, two}) == 3
+    assert not any("ann" in salt for salt in (first, other, two))
+    assert server.paths.count("/models") == 1
+
+
+@pytest.mark.parametrize("told", [{}, {"owned_by": "somebody"}])
+def test_other_servers_are_sent_no_salt_which_they_might_refuse(serve, told):
+    server = serve(kept_by(told))
+    assert server.model().of({"ann": 1}).generate(["hi"])[0][0].text == "Hi."
+    assert "cache_salt" not in server.bodies[-1]
+
+
+def test_what_was_seen_of_a_server_holds_for_all_owners(serve):
+    def answer(path: str, body: dict[str, Any]) -> Reply:
+        if path == "/models":
+            return error(404, "no list")
+        return error(400, "n is not known") if "n" in body else chat("Hi.")
+
+    server = serve(answer)
+    model = server.model()
+    for number in range(3):
+        assert len(model.of({"ann": number}).generate(["hi"], 2)[0]) == 2
+    assert sum("n" in body for body in server.bodies) == 1
+
+
 # Streaming
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +18,13 @@ from penname.methods.prlhf.config import HEAD
 from penname.methods.prlhf.featured import train_featured
 from penname.methods.prlhf.lowrank import LowRankConfig
 from penname.methods.prlhf.rerank import Reward, best_of
-from penname.methods.prlhf.reward import open_reward
+from penname.methods.prlhf.reward import open_reward, reference
 from penname.methods.prlhf.table import UserTable
+from penname.train.base import load_run
 from penname.train.checkpoint import save_tensors
 from penname.train.folder import open_trained
 from penname.train.optimizer import OptimizerSettings
+from penname.train.packed import Tree
 from penname.train.preferences.data import Pair, Prepared
 from tiny import save_tiny_model
 from train_helpers import NOUNS, FakeEmbedder, answers, files, one_thread, preferences, settings, train
@@ -125,6 +128,35 @@ def test_the_implicit_reward_is_nothing_before_training(tmp_path: Path, tiny_mod
 
     save_file({name: 0 * one for name, one in load_file(adapter).items()}, adapter)
     assert gaps(open_reward(tmp_path / "run"), "ann") == pytest.approx(np.zeros(3), abs=1e-5)
+
+
+def test_an_adapter_that_is_only_read_is_part_of_the_weights(runs: dict[str, Path], tiny_model: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = load_run(open_trained(runs["p-dpo individual"]))
+    prompt, answer = model.prompt("Tell of the owl."), model.answer("the owl sat")
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+        theirs = PeftModel.from_pretrained(plain, str(runs["p-dpo individual"] / "adapter"))
+
+    def expected() -> float:
+        """By peft, which multiplies with the adapter beside the weights."""
+        ids = torch.tensor([[*prompt, *answer]])
+        told = theirs(input_ids=ids).logits[0].log_softmax(-1)[len(prompt) - 1 : -1]
+        return float(told.gather(1, ids[0, len(prompt) :, None]).sum())
+
+    with torch.no_grad():
+        trees = [Tree(prompt, (answer,))]
+        [ours] = model.reader.log_probs(trees).tolist()
+        with reference(model):
+            [base] = model.reader.log_probs(trees).tolist()
+        assert ours == pytest.approx(expected(), abs=1e-4)
+        with theirs.disable_adapter():
+            assert base == pytest.approx(expected(), abs=1e-4)
+    assert abs(ours - base) > 0.01, "the adapter says something"
 
 
 def test_of_several_drafts_the_one_that_each_user_likes(runs: dict[str, Path]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +15,13 @@ import stores
 from models import ToldModel
 from penname.errors import ModelError, PromptTooLongError
 from penname.lm import ModelConfig
-from penname.lm.base import Asked, Generation, Prefix, Sampling
+from penname.lm.base import Asked, Generation, Prefix, Sampling, Score
 from penname.lm.local import TransformersLM
 from penname.lm.prompt_cache import PromptCache
-from penname.records import Document, Request
+from penname.records import Document, Prompt, Request
 from penname.serve import engine as engine_module
-from penname.serve.engine import Batcher, owned, shared
+from penname.serve.compute import compute
+from penname.serve.engine import Alone, Batcher, owned, shared
 from penname.serve.house import House
 from penname.serve.settings import ServeSettings
 from penname.serve.writing import Drafting
@@ -59,6 +62,52 @@ def test_what_waits_joins_together_whatever_its_settings() -> None:
         batcher.generate(["late"])
     with pytest.raises(ModelError, match="stopping"):
         batcher.score(["late"], ["text"])
+
+
+class Threads(TogetherModel):
+    """Remembers the threads that it was used in."""
+
+    def __init__(self, used: set[str]) -> None:
+        super().__init__()
+        self.used = used
+
+    def session(self) -> TogetherSession:
+        self.used.add(threading.current_thread().name)
+        return super().session()
+
+    def join(self, texts: Sequence[Asked]) -> list[Generation]:
+        self.used.add(threading.current_thread().name)
+        return super().join(texts)
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[str],
+        prefixes: Sequence[Prefix | None] | None = None,
+    ) -> list[Score]:
+        self.used.add(threading.current_thread().name)
+        return super().score(prompts, completions, prefixes)
+
+
+def test_all_models_of_a_server_compute_in_one_thread() -> None:
+    used: set[str] = set()
+    batchers = [Batcher(Threads(used)) for _ in range(2)]
+    alone: Any = Alone(Threads(used))  # as a reward is held
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(one.generate, ["a", "b"]) for one in batchers]
+        scores = [pool.submit(one.score, ["a"], ["text"]) for one in (*batchers, alone)]
+        for call in (*calls, *scores):
+            call.result()
+    for one in batchers:
+        one.close()
+    assert used == {"penname-compute_0"}
+    assert alone.name == "together"
+
+
+def test_what_goes_wrong_while_computing_is_raised_where_it_was_asked_for() -> None:
+    with pytest.raises(ZeroDivisionError):
+        compute(lambda: 1 // 0)
+    assert compute(lambda: compute(lambda: 2)) == 2  # who computes already does not wait for itself
 
 
 def test_calls_take_turns() -> None:

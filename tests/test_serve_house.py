@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -258,26 +257,3 @@ def test_stops_and_lengths_are_told_of_a_stream(house: House) -> None:
     short = Drafting(house.writer("none", max_tokens=3), request)
     assert "".join(short.pieces()) == "one two STOP three"
     assert short.draft.finish == "length"
-
-
-def test_threads_that_hold_an_unshareable_take_turns() -> None:
-    from penname.serve.engine import Alone
-
-    class Counting:
-        def __init__(self) -> None:
-            self.inside = 0
-            self.most = 0
-            self.name = "counting"
-
-        def work(self) -> None:
-            self.inside += 1
-            self.most = max(self.most, self.inside)
-            threading.Event().wait(0.001)
-            self.inside -= 1
-
-    inner = Counting()
-    alone = Alone(inner)
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: alone.work(), range(16)))
-    assert inner.most == 1
-    assert alone.name == "counting"

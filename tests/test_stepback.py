@@ -22,7 +22,7 @@ from penname.methods.stepback import (
     profile_histories,
 )
 from penname.records import Document
-from penname.store import Store
+from penname.store import Store, UserStore
 from penname.tasks.facts import describe_manner, favoured_words, habits, measure, sentences, words
 from penname.tasks.keywords import parse_keywords
 
@@ -226,6 +226,19 @@ def test_a_profile_is_kept_until_the_history_the_model_or_the_texts_change(store
     [other] = profile_histories(store, chat(fingerprint="told-2"), [History("alice")])
     assert other.version == 3
     assert [profile.version for profile in user.profiles()] == [1, 2, 3]
+
+
+def test_a_profile_that_is_up_to_date_costs_no_reading_of_texts(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add_user("alice").add([document("First text.", 1)])
+    made = profile_histories(store, chat(), [History("alice")])
+
+    def never(*_: object, **__: object) -> list[Document]:
+        raise AssertionError("texts were read")
+
+    monkeypatch.setattr(UserStore, "documents", never)
+    assert profile_histories(store, chat(), [History("alice")]) == made
 
 
 def test_a_refresh_asks_again(store: Store) -> None:

@@ -217,6 +217,9 @@ def test_history_is_oldest_first_and_strictly_before(store: Store) -> None:
     assert ids(alice.documents(before=moment)) == ["old", "before"]
     assert ids(alice.documents(before=moment.replace(tzinfo=None))) == ["old", "before"]
     assert ids(alice.documents(before=moment + tick, exclude={"old", "z-at"})) == ["before", "B-at"]
+    for before, exclude in ((None, ()), (moment, ()), (moment + tick, {"old", "z-at"}), (None, {"old"})):
+        found = alice.documents(before, exclude)
+        assert list(alice.contents(before, exclude).items()) == [(one.id, one.content_hash) for one in found]
 
 
 def test_a_document_is_removed_with_what_was_made_of_it(store: Store) -> None:

@@ -66,7 +66,14 @@ class VLLM:
     def _card(self, name: str) -> dict[str, Any]:
         adapter = name == LORA
         told = None if adapter else self.length
-        return {"id": name, "object": "model", "parent": BASE if adapter else None, "max_model_len": told}
+        parent = BASE if adapter else None
+        return {
+            "id": name,
+            "object": "model",
+            "owned_by": "vllm",
+            "parent": parent,
+            "max_model_len": told,
+        }
 
     def _prompts(self, path: str, body: dict[str, Any]) -> list[torch.Tensor]:
         """(tokens, width) of each prompt: those that came as embeddings before those that came as text."""

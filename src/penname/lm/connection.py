@@ -8,9 +8,12 @@ for (up to two minutes; a longer one ends the attempts). What it gives up on bec
 
 from __future__ import annotations
 
+import hmac
 import os
+import secrets
 import weakref
 from collections.abc import Generator
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,10 +21,12 @@ import openai
 
 from penname.errors import BadInputError, PennameError, StreamCutError
 from penname.lm import refusals, wire
+from penname.lm.base import Owner
 from penname.lm.config import ModelConfig
 
 Body = dict[str, Any]
 
+_SECRET = secrets.token_bytes(32)
 _CONNECT = 10.0  # seconds for a connection to come about, at most
 
 
@@ -75,18 +80,32 @@ class Connection:
 
     def context(self) -> int | None:
         """Tokens of the model's context, where the server tells them (vLLM)."""
-        try:
-            entries = {entry.id: entry for entry in self._models(self._client)}
-        except openai.APIStatusError as error:
-            if error.status_code not in (404, 405, 501):  # servers without a list of models
-                raise self._refusal(error, {}) from None
-            return None
-        except openai.APIError as error:
-            raise self._refusal(error, {}) from None
+        entries = {entry.id: entry for entry in self._listed}
         entry = entries.get(self.server.model)
         if entry and not entry.max_model_len and entry.parent:
             entry = entries.get(entry.parent)  # vLLM tells an adapter's length with its base
         return (entry.max_model_len if entry else None) or None
+
+    def salt(self, owner: Owner) -> Body:
+        """What to add to a request, so that what its prompt begins with is kept for this owner alone (vLLM).
+
+        Nobody else can name the salt: it hangs on a secret of this process.
+        """
+        if not owner or not any(entry.owned_by == "vllm" for entry in self._listed):
+            return {}
+        return {"cache_salt": hmac.digest(_SECRET, repr(sorted(owner)).encode(), "sha256").hex()}
+
+    @cached_property
+    def _listed(self) -> list[wire.ModelEntry]:
+        """The models of the server; [] where it has no list of them."""
+        try:
+            return self._models(self._client)
+        except openai.APIStatusError as error:
+            if error.status_code not in (404, 405, 501):
+                raise self._refusal(error, {}) from None
+            return []
+        except openai.APIError as error:
+            raise self._refusal(error, {}) from None
 
     def _refusal(self, error: openai.APIError, body: Body) -> PennameError:
         offered = self._offered() if isinstance(error, openai.NotFoundError) else None

@@ -8,15 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing
+from copy import copy
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from penname.errors import BadInputError, ServerRefusedError
 from penname.lm import refusals, wire
-from penname.lm.base import Generation, Prefix, Sampling, Score, Shape, check_options, sample_seed, shares
+from penname.lm.base import (
+    Generation,
+    Owner,
+    Prefix,
+    Sampling,
+    Score,
+    Shape,
+    check_options,
+    sample_seed,
+    shares,
+)
 from penname.lm.config import ModelConfig
 from penname.lm.connection import Body, Connection, Streamed
 from penname.lm.prefixes import SoftPrompts
@@ -39,6 +51,15 @@ _CHAT_TOP, _COMPLETION_TOP = 20, 5  # the most alternatives for a token that ser
 # After a soft prompt a text is drawn as it is here: vLLM would take these from generation_config.json.
 _PLAIN: Body = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 _COUNTED: Body = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+
+
+@dataclass
+class _Known:
+    """What has been seen of a server."""
+
+    takes_n: bool = True  # until the server refuses it
+    tells_usage: bool = True  # of streams; until the server refuses to
+    scores: bool = True  # until the server shows that it cannot
 
 
 class RemoteLM:
@@ -66,12 +87,21 @@ class RemoteLM:
         self.config = config
         self._connection = Connection(config)
         self._server = self._connection.server
-        self._takes_n = True  # until the server refuses it
-        self._tells_usage = True  # of streams; until the server refuses to
-        self._scores = True  # until the server shows that it cannot
+        self._known = _Known()
+        self._owner: Owner = frozenset()
         self.name = f"{self._server.where}#{config.remote_model}"
         self.fingerprint = hashlib.sha256(self.name.encode()).hexdigest()
         self.shape = config.shape or "chat"
+
+    def of(self, users: Mapping[str, int]) -> RemoteLM:
+        """The same model for these users, by id and number in the store.
+
+        What their prompts begin with is kept for them alone where the server is vLLM; others tell no users
+        apart.
+        """
+        mine = copy(self)
+        mine._owner = frozenset(users.items())
+        return mine
 
     @cached_property
     def context(self) -> int:
@@ -188,7 +218,7 @@ class RemoteLM:
             ServerRefusedError: the server can do neither, or the options begin with the same token.
         """
         check_options(prompts, options)
-        if self._scores:
+        if self._known.scores:
             asked = [prompt for prompt, mine in zip(prompts, options, strict=True) for _ in mine]
             try:
                 scores = iter(self.score(asked, [option for mine in options for option in mine]))
@@ -210,7 +240,7 @@ class RemoteLM:
             "seed": sample_seed(sampling.seed, prompt, number),
         }
         stops = [stop for stop in sampling.stop if stop][:_STOPS]
-        return body | {"stop": stops} if stops else body
+        return body | ({"stop": stops} if stops else {}) | self._connection.salt(self._owner)
 
     def _asking(self, prompt: Prompt) -> Body:
         """Model and prompt in the model's shape."""
@@ -250,7 +280,7 @@ class RemoteLM:
 
     def _ask_for(self, body: Body, n: int) -> wire.Answer:
         """The answer with up to `n` choices; a server that refuses `n` is asked for one."""
-        if n == 1 or not self._takes_n:
+        if n == 1 or not self._known.takes_n:
             return self._connection.ask(body)
         try:
             return self._connection.ask(body | {"n": n})
@@ -258,21 +288,21 @@ class RemoteLM:
             if error.status not in (400, 422):
                 raise
         answer = self._connection.ask(body)
-        self._takes_n = False  # only now is it known that nothing else in the request was wrong
+        self._known.takes_n = False  # only now is it known that nothing else in the request was wrong
         return answer
 
     def _open(self, body: Body) -> Streamed:
         """A stream that tells its usage; a server that refuses to is asked without."""
         if "prompt_embeds" in body:
             return Streamed(self._connection, body | _COUNTED)
-        if self._tells_usage:
+        if self._known.tells_usage:
             try:
                 return Streamed(self._connection, body | {"stream_options": {"include_usage": True}})
             except ServerRefusedError as error:
                 if error.status not in (400, 422):
                     raise
         answer = Streamed(self._connection, body)
-        self._tells_usage = False  # only now is it known that nothing else in the request was wrong
+        self._known.tells_usage = False  # only now is it known that nothing else in the request was wrong
         return answer
 
     def _soft(self, prefixes: Sequence[Prefix | None] | None, count: int) -> Sequence[Prefix | None]:
@@ -327,14 +357,14 @@ class RemoteLM:
         except ServerRefusedError as error:
             if error.status not in (400, 422):
                 raise
-            self._scores = False
+            self._known.scores = False
             raise refusals.unscorable(self._server, str(error), error.status) from None
         return self._read_score(answer, body, completion)
 
     def _read_score(self, answer: wire.Answer, body: Body, completion: str) -> Score:
         told = answer.logprobs()
         # One token alone is the one that was generated: the server has no echo.
-        self._scores = bool(answer.prompt_logprobs) or len(told.tokens or ()) > 1
+        self._known.scores = bool(answer.prompt_logprobs) or len(told.tokens or ()) > 1
         try:
             if self.shape == "chat":
                 return wire.tail_score(answer.prompt_logprobs or [], completion)

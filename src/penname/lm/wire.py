@@ -95,6 +95,7 @@ class ModelEntry(BaseModel):
     """An entry of /models."""
 
     id: str
+    owned_by: str | None = None  # "vllm" of vLLM
     max_model_len: int | None = None  # tokens; vLLM tells it
     parent: str | None = None  # of an adapter on vLLM: its base
 

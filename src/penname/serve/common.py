@@ -49,6 +49,7 @@ _SAID = {
     404: "There is nothing of this name that is the caller's",
     413: "The request is too large",
     429: "Too many requests with this key",
+    500: "It was not done; the message says what to mend, or the server's log does",
     503: "The store or the server is busy: try again",
 }
 

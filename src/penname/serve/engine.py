@@ -2,7 +2,7 @@
 
 OpenVINO batches the threads that share it by itself, and a remote server batches its clients. For a model
 that transformers runs, a thread writes what all others ask for together: who comes joins at the next token
-(`Batcher`).
+(`Batcher`). All threads have torch compute in one (`penname.serve.compute`), step by step in turn.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from penname.errors import ModelError
 from penname.lm.base import Asked, Generation, LanguageModel, Owner, Prefix, Sampling, Score, Shape
+from penname.lm.remote import RemoteLM
 from penname.records import Prompt
+from penname.serve.compute import compute
 
 if TYPE_CHECKING:
     from penname.lm.prompt_cache import PromptCache
@@ -61,8 +64,11 @@ def shared(model: LanguageModel, told: Callable[[int], None] = lambda _: None) -
 
 
 def owned(model: LanguageModel, users: Mapping[str, int]) -> LanguageModel:
-    """The model as it writes for these users, by id and number in the store; see `Batcher.of`."""
-    return model.of(users) if isinstance(model, Batcher) else model
+    """The model as it writes for these users, by id and number in the store.
+
+    See `Batcher.of` and `RemoteLM.of`. OpenVINO tells no users apart.
+    """
+    return model.of(users) if isinstance(model, Batcher | RemoteLM) else model
 
 
 @dataclass(eq=False)
@@ -153,21 +159,26 @@ class _Engine:
                 texts.update((text.asked, text) for text in new)
                 if not texts:
                     return
-                session = session or self._model.session()
-                self._let_in(new, session, texts)
-                self._hand_out(session.step(), texts)
-                for text in [text for text in texts.values() if text.gone]:
-                    session.leave(text.asked)
-                    del texts[text.asked]
+                session = session or compute(self._model.session)
+                self._hand_out(compute(partial(self._step, session, new, texts)), texts)
         except Exception as error:  # noqa: BLE001 (whoever waits must be told, and the thread go on)
             for text in texts.values():
                 text.came.put(error)
+
+    def _step(
+        self, session: Session, new: Sequence[_Text], texts: dict[Asked, _Text]
+    ) -> list[tuple[Asked, str | Generation]]:
+        self._let_in(new, session, texts)
+        for text in [text for text in texts.values() if text.gone]:
+            session.leave(text.asked)
+            del texts[text.asked]
+        return session.step() if texts else []
 
     def _between(self) -> None:
         with self.changed:
             work = self._work.popleft() if self._work else None
         if work is not None:
-            work()
+            compute(work)
 
     def _turns(self, room: int) -> list[_Text]:
         """Up to `room` texts that wait, from each call in turn."""
@@ -319,23 +330,17 @@ class Batcher:
 
 
 class Alone:
-    """Another object, of whose methods one runs at a time; for what threads must not share."""
+    """Another object that computes with torch, for threads: of its methods one runs at a time."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
-        self._lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
-        with self._lock:  # a property may do work
-            found = getattr(self._inner, name)
-        return self._locked(found) if callable(found) else found
+        found = compute(lambda: getattr(self._inner, name))  # a property may do work
+        return self._computed(found) if callable(found) else found
 
-    def _locked(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **named: Any) -> Any:
-            with self._lock:
-                return method(*args, **named)
-
-        return call
+    def _computed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **named: compute(lambda: method(*args, **named))
 
 
 class Heard:

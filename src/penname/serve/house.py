@@ -28,6 +28,7 @@ from penname.methods.stages import STAGES, TRAINED, stages
 from penname.paths import trained_dir
 from penname.records import Draft
 from penname.retrieve import retriever
+from penname.serve.compute import compute
 from penname.serve.drafts import Drafts, Kept
 from penname.serve.engine import Alone, Batcher, shared
 from penname.serve.settings import ServeSettings
@@ -245,8 +246,9 @@ class House:
         with self._opening:
             known = self._opened.get((stage, folder))
             if known is None or known[0] != made:
-                runs = open_runs({stage: str(folder)}, self.model, Runs())
-                known = self._opened[stage, folder] = made, _shared(runs, self._batch)
+                named = {stage: str(folder)}
+                runs = compute(lambda: _shared(open_runs(named, self.model, Runs()), self._batch))
+                known = self._opened[stage, folder] = made, runs
             return known[1]
 
     def _batch(self, texts: int) -> None:

@@ -24,6 +24,7 @@ from penname.methods.prlhf.featured import FeaturedReward, Features, Floats
 from penname.methods.prlhf.table import UserTable
 from penname.records import Preference, Prompt, digest, prompt_values
 from penname.serve.background import Background
+from penname.serve.compute import compute
 from penname.serve.house import House
 from penname.serve.metrics import Metrics
 from penname.serve.softlearning import SoftLearning
@@ -114,7 +115,7 @@ class FeatureLearning:
                 f"{trained.path} was trained on features of another version of {trained.model}"
             )
         self._reward = FeaturedReward(trained, self._features)
-        self._reward.basis([_WARM[0]], [_WARM[1]])
+        compute(lambda: self._reward.basis([_WARM[0]], [_WARM[1]]))
 
     def learn(self, user: str, latest: Preference) -> int:
         """As `SoftLearning.learn`."""
@@ -126,7 +127,7 @@ class FeatureLearning:
                 return 0
             self._features.user = user
             with noted(self._store, user, self._trained):
-                self._reward.learn(user, pairs)
+                compute(lambda: self._reward.learn(user, pairs))
             return len(pairs)
 
     @property

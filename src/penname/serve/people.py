@@ -116,7 +116,7 @@ def read_user(user: OwnUser) -> UserShown:
     return _shown(user)
 
 
-@router.delete("/{user}", summary="Erase a user", responses=errors(404))
+@router.delete("/{user}", summary="Erase a user", responses=errors(404, 500))
 def erase_user(user: OwnUser, house: HouseOf, background: BackgroundOf, learner: LearnerOf) -> ErasedUser:
     """Everything of the user, for good, with counts; the user's keys too.
 

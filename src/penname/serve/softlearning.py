@@ -11,10 +11,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from penname.methods.prlhf.jobs import Example
 from penname.methods.prlhf.softfit import Floats, Line, SoftFit, Start, likeliest
 from penname.methods.prlhf.table import Learnt
 from penname.records import Preference, digest, prompt_values
+from penname.serve.compute import compute
 from penname.store import Store
 from penname.train.base import load_run
 from penname.train.folder import Trained
@@ -35,6 +36,7 @@ _PORTION = 1  # tokens that the background reads at once: one preference, as a r
 _QUIET = 1.0  # seconds after a request in which the background reads nothing: the next is likely then
 _PATIENCE = 10.0  # seconds that it waits for quiet, at most, before it reads all the same
 
+T = TypeVar("T")
 Item = Pair | Rated
 
 
@@ -58,10 +60,9 @@ class _Kept:
 
 
 class _Turns:
-    """The model is read by one at a time, and the background goes behind requests."""
+    """The background goes behind requests."""
 
     def __init__(self) -> None:
-        self.model = threading.Lock()
         self._changed = threading.Condition()
         self._ahead = 0
         self._last = -_QUIET  # when the last request ended
@@ -79,15 +80,13 @@ class _Turns:
                 self._last = time.monotonic()
                 self._changed.notify_all()
 
-    @contextmanager
-    def behind(self) -> Iterator[None]:
-        """Around what the background reads at once."""
+    def behind(self, read: Callable[[], T], /) -> T:
+        """What the background reads at once."""
         end = time.monotonic() + _PATIENCE
         with self._changed:
             while (left := min(self._wait(), end - time.monotonic())) > 0:
                 self._changed.wait(left)
-        with self.model:
-            yield
+        return compute(read)
 
     def _wait(self) -> float:
         """Seconds until it may be quiet."""
@@ -104,14 +103,13 @@ class SoftLearning:
     def __init__(self, store: Store, trained: Trained) -> None:
         self._store = store
         self._trained = trained
-        self._fit = SoftFit(trained, load_run(trained))
+        self._fit = compute(lambda: SoftFit(trained, load_run(trained)))
         self._lock = threading.Lock()  # of two fits of a user the later one must know both preferences
         self._turns = _Turns()
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
-        fit, start = self._fit, self._fit.start("")
-        fit.lines(
-            start, start.place, fit.referenced(fit.examples([Pair(None, "Say hello.", "Hello.", "Hi.")]))
-        )
+        fit, start = self._fit, self._start("")
+        hello = fit.examples([Pair(None, "Say hello.", "Hello.", "Hi.")])
+        fit.lines(start, start.place, fit.referenced(hello, compute), compute)
 
     def learn(self, user: str, latest: Preference) -> int:
         """How many preferences the user's row is fitted to; 0 where there are none, and nothing was done.
@@ -187,12 +185,15 @@ class SoftLearning:
         row = self._fit.learnt(user)
         kept = self._kept.get(user)
         if kept is None or kept.row != row:
-            start = self._fit.start(user)
+            start = self._start(user)
             kept = self._kept[user] = _Kept(start, start.place, start.place, row)
         self._kept.move_to_end(user)
         while len(self._kept) > _USERS:
             self._kept.popitem(last=False)
         return kept
+
+    def _start(self, user: str) -> Start:
+        return compute(lambda: self._fit.start(user))
 
     def _read_some(self, kept: _Kept, items: Mapping[str, Item]) -> None:
         """Read the first of these, and as many more as cost little."""
@@ -204,9 +205,8 @@ class SoftLearning:
             if taken and tokens > _AT_ONCE:
                 break
             taken.append(key)
-        with self._turns.model:
-            read = self._fit.referenced([examples[key] for key in taken])
-            lines = self._fit.lines(kept.start, kept.place, read)
+        read = self._fit.referenced([examples[key] for key in taken], compute)
+        lines = self._fit.lines(kept.start, kept.place, read, compute)
         for key, one, line in zip(taken, read, lines, strict=True):
             kept.read[key] = _Read(line, one.reference)
 
@@ -221,7 +221,7 @@ class SoftLearning:
         self._put(user, kept)
 
     def _put(self, user: str, kept: _Kept) -> None:
-        self._fit.put(user, kept.start, kept.place, len(kept.wanted))
+        compute(lambda: self._fit.put(user, kept.start, kept.place, len(kept.wanted)))
         kept.row = self._fit.learnt(user)
 
     def _referenced(

@@ -15,6 +15,7 @@ from penname.methods.pit.config import RLConfig
 from penname.methods.pit.form import Case, Form
 from penname.methods.pit.rloo import advantages, penalised, rewards, rloo_loss
 from penname.train.loop import Metrics
+from penname.train.lora import whole
 from penname.train.model import Trainable
 from penname.train.packed import Tree
 from penname.train.portions import portions
@@ -35,21 +36,17 @@ class GapReward(Protocol):
 def merged(model: Trainable, masters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights W + s B A of each layer under LoRA (arXiv 2106.09685, equation 3), by plain names.
 
-    They are summed in float32 and rounded to the model's type once, as in the result.
-
     Args:
         masters: the LoRA's values, by their names in the peft model.
     """
     from peft.tuners.lora import Linear
 
     found = {}
-    with torch.no_grad():
-        for name, layer in model.reader.model.named_modules():
-            if isinstance(layer, Linear):
-                [adapter] = layer.active_adapters
-                down, up = (masters[f"{name}.lora_{side}.{adapter}.weight"].float() for side in "AB")
-                whole = layer.base_layer.weight.float() + up @ down * layer.scaling[adapter]
-                found[f"{name.removeprefix('base_model.model.')}.weight"] = whole.to(model.dtype)
+    for name, layer in model.reader.model.named_modules():
+        if isinstance(layer, Linear):
+            [adapter] = layer.active_adapters
+            down, up = (masters[f"{name}.lora_{side}.{adapter}.weight"] for side in "AB")
+            found[f"{name.removeprefix('base_model.model.')}.weight"] = whole(layer, down, up)
     return found
 
 

@@ -9,8 +9,9 @@ taken as linear near the place where it was read; so the likeliest place is the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -32,8 +33,20 @@ from penname.train.portions import portions
 from penname.train.preferences.data import Pair, Prepared, Rated, fit
 
 Floats = NDArray[np.float64]
-Turn = Callable[[], AbstractContextManager[object]]
-"""Entered for each portion that the model reads: who shares the model with others waits there."""
+Read = TypeVar("Read")
+
+
+class Turn(Protocol):
+    """Has the model read a portion: who shares the model with others does it in turn."""
+
+    def __call__(self, read: Callable[[], Read], /) -> Read:
+        """What `read` gives."""
+        ...
+
+
+def _now(read: Callable[[], Read]) -> Read:
+    return read()
+
 
 PASSES = 5  # over the preferences, at most
 ENOUGH = 0.05  # nats by which a pass after the second must promise to do better
@@ -127,7 +140,7 @@ class SoftFit:
         return [replace(one, other=()) for one in self._texts.examples(items, {})]
 
     def referenced(
-        self, examples: Sequence[Example], turn: Turn = nullcontext, portion: int | None = None
+        self, examples: Sequence[Example], turn: Turn = _now, portion: int | None = None
     ) -> list[Example]:
         """With the frozen reference's log-probabilities, which a reward model has no use for.
 
@@ -138,8 +151,7 @@ class SoftFit:
             return list(examples)
         found = []
         for some in portions(examples, lambda example: example.tokens, portion or self.portion):
-            with turn(), reference(self._model):
-                found += with_reference(some, self._ask)
+            found += turn(partial(self._referenced, some))
         return found
 
     def lines(
@@ -147,14 +159,13 @@ class SoftFit:
         start: Start,
         place: Floats,
         examples: Sequence[Example],
-        turn: Turn = nullcontext,
+        turn: Turn = _now,
         portion: int | None = None,
     ) -> list[Line]:
         """The examples' lines at a place: the model reads each once, forward and backward."""
         found = []
         for some in portions(examples, lambda example: example.tokens, portion or self.portion):
-            with turn():
-                margins, slopes = self._outcome(start, place, some)
+            margins, slopes = turn(partial(self._outcome, start, place, some))
             found += [Line(float(one), slope, place) for one, slope in zip(margins, slopes, strict=True)]
         return found
 
@@ -162,7 +173,7 @@ class SoftFit:
         self,
         start: Start,
         examples: Sequence[Example],
-        turn: Turn = nullcontext,
+        turn: Turn = _now,
         portion: int | None = None,
     ) -> Fitted:
         """The likeliest place by Bradley-Terry under a standard normal prior.
@@ -198,6 +209,10 @@ class SoftFit:
     def erase(self, user: str) -> None:
         """Take the user's row away. Raises as `UserTable.erase` does."""
         self._users.table.erase(user)
+
+    def _referenced(self, examples: Sequence[Example]) -> list[Example]:
+        with reference(self._model):
+            return list(with_reference(examples, self._ask))
 
     def _row(self, start: Start, place: Floats) -> torch.Tensor:
         moved = torch.einsum("k,k...->...", torch.from_numpy(place).to(start.row), self._directions)

@@ -6,7 +6,7 @@ the parts that are new are asked. Users are profiled in batches: all their quest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -39,9 +39,10 @@ class _Work:
 
     history: History
     user: UserStore
-    documents: list[Document]
+    ids: tuple[str, ...]  # of the documents
     fingerprint: str
     whole: bool  # all that the user ever wrote
+    documents: list[Document] = field(default_factory=list)  # read where a profile must be made
     parts: list[Part] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     profile: Profile | None = None
@@ -81,6 +82,8 @@ def profile_histories(
         for work in window:
             work.profile = _kept(work, refresh, say)
         open_work = [work for work in window if work.profile is None]
+        for work in open_work:
+            _read(work, gister)
         _gist(gister, open_work, refresh)
         for work in open_work:
             work.profile = _store(gister, work, say)
@@ -113,16 +116,34 @@ def edit_profile(store: Store, user: str, text: str) -> Profile:
 
 def _open(store: Store, history: History, gister: Gister) -> _Work:
     user = store.user(history.user)
-    documents = user.documents(before=history.before, exclude=history.exclude)
-    if not documents:
-        when = f" before {history.before.isoformat()}" if history.before else ""
-        raise EmptyHistoryError(
-            f"user {history.user!r} has no documents{when}: import some with `penname import`, "
-            "or write without a profile (--method none)"
-        )
-    content = [document.content_hash for document in documents]
-    fingerprint = digest([gister.fingerprint, content])
-    return _Work(history, user, documents, fingerprint, whole=len(documents) == user.count)
+    contents = user.contents(history.before, history.exclude)
+    if not contents:
+        raise _nothing(history)
+    fingerprint = _fingerprint(gister, contents.values())
+    narrowed = history.before is not None or bool(history.exclude)
+    whole = not narrowed or len(contents) == user.count
+    return _Work(history, user, tuple(contents), fingerprint, whole)
+
+
+def _read(work: _Work, gister: Gister) -> None:
+    """Read the documents; they may be others by now."""
+    work.documents = work.user.documents(work.history.before, work.history.exclude)
+    if not work.documents:
+        raise _nothing(work.history)
+    work.ids = tuple(document.id for document in work.documents)
+    work.fingerprint = _fingerprint(gister, (document.content_hash for document in work.documents))
+
+
+def _fingerprint(gister: Gister, contents: Iterable[str]) -> str:
+    return digest([gister.fingerprint, list(contents)])
+
+
+def _nothing(history: History) -> EmptyHistoryError:
+    when = f" before {history.before.isoformat()}" if history.before else ""
+    return EmptyHistoryError(
+        f"user {history.user!r} has no documents{when}: import some with `penname import`, "
+        "or write without a profile (--method none)"
+    )
 
 
 def _kept(work: _Work, refresh: bool, say: Callable[[str], None]) -> Profile | None:
@@ -132,7 +153,7 @@ def _kept(work: _Work, refresh: bool, say: Callable[[str], None]) -> Profile | N
     if work.whole:
         latest = work.user.profile()
         if latest is not None and latest.edited:
-            if latest.documents != tuple(document.id for document in work.documents):
+            if latest.documents != work.ids:
                 say(
                     f"the profile of {work.history.user!r} was edited by hand and its history has changed "
                     "since: it is used as it is (--refresh makes a new one)"
