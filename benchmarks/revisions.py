@@ -8,7 +8,8 @@ split are improved, by
     original          left as it is
     self-refine       critique and rewriting by prompt, by rounds
     sft               the first stage of PIT alone, one round
-    pit, N rounds     N rounds, every one taken; pit, stopped: the gap reward says when to stop
+    pit, N rounds     N rounds, every one taken; pit, stopped: the gap reward says when to stop; with
+                      --candidates the gap reward picks each round's text
     first, second     PIT with one of the two stages of its curriculum, stopped
     best of N         drafts of the base model from the title alone, the one with the largest gap reward
     best of N, plain  the same by a plain reward model of PIT's own pairs (step `plain`)
@@ -221,7 +222,7 @@ def rl(out: Path, given: argparse.Namespace, name: str) -> None:
         samples=given.rl_samples,
         max_tokens=2 * given.max_words,
         beta=given.beta,
-        optimizer=OptimizerSettings(lr=given.rl_lr, warmup=10),
+        optimizer=OptimizerSettings(lr=given.rl_lr, warmup=given.rl_warmup),
         loop=settings,
     )
     with shown(f"{name} on {len(first)} and {len(second)} drafts") as tell:
@@ -264,10 +265,12 @@ def evaluate(out: Path, given: argparse.Namespace) -> None:
         known = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     waiting = systems(out, given)
+    if given.systems:
+        waiting = {name: waiting[name] for name in dict.fromkeys(("original", *given.systems))}
     for name in list(waiting):
         folders, system = waiting.pop(name)  # its models are let go when the next one's turn comes
         cards = [(folder / CARD).read_text("utf-8") for folder in (out / "judge", *folders)]
-        settings = [given.temperature, given.seed, given.rounds, given.best_of]
+        settings = [given.temperature, given.seed, given.rounds, given.best_of, given.candidates]
         stamps = {one.key: digest([cards, settings, one.rejected, one.chosen]) for one in cases}
         mine = [row for row in known if row["made_by"] == name and row["stamp"] == stamps.get(row["key"])]
         done = {row["key"] for row in mine}
@@ -330,10 +333,13 @@ def main() -> None:
     parser.add_argument("--rl-samples", type=int, default=4)
     parser.add_argument("--rl-batch", type=int, default=4)
     parser.add_argument("--rl-lr", type=float, default=2e-4)
+    parser.add_argument("--rl-warmup", type=int, default=10, help="steps")
     parser.add_argument("--beta", type=float, default=0.05)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--temperature", type=float, default=0.5, help="of improved texts")
     parser.add_argument("--best-of", type=int, default=4)
+    parser.add_argument("--candidates", type=int, default=1, help="texts of each round of PIT to choose from")
+    parser.add_argument("--systems", nargs="+", help="those to evaluate, beside the original; default: all")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     for step in STEPS:

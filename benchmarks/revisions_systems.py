@@ -42,7 +42,7 @@ def systems(out: Path, given: argparse.Namespace) -> dict[str, tuple[Sequence[Pa
         return best(name, base, n, pick, 2 * given.max_words, given.seed)
 
     once = ImproveConfig(rounds=1, threshold=EACH, temperature=given.temperature)
-    fixed = replace(once, rounds=given.rounds)
+    fixed = replace(once, rounds=given.rounds, candidates=given.candidates)
     stopped = replace(fixed, threshold=0.0)
     found: dict[str, tuple[Sequence[Path], System]] = {
         "original": ([], lambda cases: {"original": [one.rejected for one in cases]}),
