@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, or_, select
+from sqlalchemy import BindParameter, ColumnElement, Connection, Select, and_, or_, select
 
 from penname.records import Profile, Record, Request, User
 from penname.store.rows import document_of, preference_of, profile_of, request_of
@@ -33,7 +33,7 @@ def behind(connection: Connection, user_pk: int, id: str) -> ColumnElement[bool]
     return and_(date >= row.written_at, or_(date > row.written_at, documents.c.id > id))
 
 
-def described(user_pk: int) -> Select[int, str]:
+def described(user_pk: int | BindParameter[int]) -> Select[int, str]:
     """The profiles, in no order yet."""
     query = select(profiles.c.version, profiles.c.content)
     return query.where(profiles.c.user_pk == user_pk)

@@ -159,6 +159,8 @@ def _kept(work: _Work, refresh: bool, say: Callable[[str], None]) -> Profile | N
                     "since: it is used as it is (--refresh makes a new one)"
                 )
             return latest
+        if latest is not None and latest.fingerprint == work.fingerprint:
+            return latest
     stored = work.user.profile(work.fingerprint)
     return None if stored is None or stored.edited else stored
 
