@@ -93,7 +93,7 @@ def lengths(out: Path, pool: Sequence[Texts], given: argparse.Namespace) -> None
     """Print how long a draft becomes for each kind of user."""
     model = load_model(str(out / "sft" / "model"))
     improver = Improver(model, open_gap(out / "gap"), Form(model.shape, PromptTexts.load()), out)
-    config = ImproveConfig(rounds=1, threshold=float("-inf"), temperature=given.temperature)
+    config = ImproveConfig(1, float("-inf"), 1, given.temperature)
     middling = [(one, f"{one.short} {one.long.split('. ')[0].rstrip('.')}.") for one in pool]
     words: dict[str, list[float]] = {}
     for taste in TASTES:

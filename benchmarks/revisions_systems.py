@@ -41,7 +41,7 @@ def systems(out: Path, given: argparse.Namespace) -> dict[str, tuple[Sequence[Pa
     def fresh_best(name: str, pick: Pick) -> System:
         return best(name, base, n, pick, 2 * given.max_words, given.seed)
 
-    once = ImproveConfig(rounds=1, threshold=EACH, temperature=given.temperature)
+    once = ImproveConfig(rounds=1, threshold=EACH, candidates=1, temperature=given.temperature)
     fixed = replace(once, rounds=given.rounds, candidates=given.candidates)
     stopped = replace(fixed, threshold=0.0)
     found: dict[str, tuple[Sequence[Path], System]] = {

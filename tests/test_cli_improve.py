@@ -15,7 +15,7 @@ from penname.methods.pit.improve import Improver
 from penname.records import Profile
 from penname.store import Store
 from penname.tasks import PromptTexts
-from test_pit_improve import Script, Values
+from test_pit_improve import Rounds, Values
 
 
 class Opened:
@@ -24,11 +24,11 @@ class Opened:
     def __init__(self, *script: str) -> None:
         self.script = script
         self.folders: list[Path] = []
-        self.models: list[Script] = []
+        self.models: list[Rounds] = []
 
     def __call__(self, folder: Path, device: str | None = None) -> Improver:
         self.folders.append(Path(folder))
-        self.models.append(Script(*self.script))
+        self.models.append(Rounds(*self.script))
         return Improver(self.models[-1], Values(), Form("completion", PromptTexts.load()), Path(folder))
 
 

@@ -64,6 +64,19 @@ class Script(ToldModel):
         return Generation(text, 1, len(text.split()), finish)
 
 
+class Rounds(Script):
+    """As `Script`, a text of it a round: all candidates are the same."""
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        n: int = 1,
+        sampling: Sampling = Sampling(),
+        prefixes: Sequence[Prefix | None] | None = None,
+    ) -> list[list[Generation]]:
+        return [some * n for some in super().generate(prompts, 1, sampling, prefixes)]
+
+
 class Values:
     """A gap reward: the difference of what it holds texts to be worth; by itself, their number of words."""
 
@@ -90,12 +103,17 @@ def improver(model: ToldModel, gap: Any = None, shape: Shape = "completion") -> 
     return Improver(model, gap or Values(), Form(shape, TEXTS), Path("run"))
 
 
+def single(rounds: int = 3, **more: Any) -> ImproveConfig:
+    """A text each round: a script's come in order."""
+    return ImproveConfig(rounds, candidates=1, **more)
+
+
 # --- rounds
 
 
 def test_rounds_go_on_while_they_gain() -> None:
     model = Script("one two three", "one two three four", "one")
-    [found] = improver(model).improve([Case("count", "one")], ImproveConfig(rounds=5))
+    [found] = improver(model).improve([Case("count", "one")], single(rounds=5))
     assert found.text == "one two three four"
     assert [(made.text, made.taken, made.gain) for made in found.rounds] == [
         ("one two three", True, 2.0),
@@ -118,7 +136,7 @@ def test_rounds_go_on_while_they_gain() -> None:
     ],
 )
 def test_a_text_that_cannot_be_taken_ends_the_rounds_and_loses_nothing(text: Any, why: str) -> None:
-    [found] = improver(Script(text), Values(words=5)).improve([Case("", " a draft\n")])
+    [found] = improver(Script(text), Values(words=5)).improve([Case("", " a draft\n")], single())
     assert found.text == " a draft\n"
     assert [made.taken for made in found.rounds] == [False]
     assert why in found.stopped
@@ -138,12 +156,12 @@ def test_a_draft_without_room_or_words_stays_as_it_is() -> None:
 
 
 def test_the_last_round_is_told() -> None:
-    [found] = improver(Script("a b", "a b c")).improve([Case("", "a")], ImproveConfig(rounds=2))
+    [found] = improver(Script("a b", "a b c")).improve([Case("", "a")], single(rounds=2))
     assert (found.text, found.stopped) == ("a b c", "all 2 rounds are done")
 
 
 def test_without_a_threshold_every_round_is_taken() -> None:
-    config = ImproveConfig(rounds=3, threshold=-math.inf)
+    config = single(rounds=3, threshold=-math.inf)
     [found] = improver(Script("c d", "e", "f g")).improve([Case("", "a b c")], config)
     assert found.text == "f g"
     assert [made.gain for made in found.rounds] == [-1, -1, 1]
@@ -158,23 +176,32 @@ def test_the_best_of_the_candidates_is_tried() -> None:
     assert [text for _, text in gap.read] == ["a b", "a b c"], "each once, and none that cannot be taken"
 
 
+def test_a_round_has_four_candidates_where_they_can_differ() -> None:
+    assert ImproveConfig().texts == 4
+    assert ImproveConfig(temperature=0).texts == 1
+    [found] = improver(Script("a b", "a b c d", "a b c", "")).improve(
+        [Case("", "a")], ImproveConfig(rounds=1)
+    )
+    assert found.text == "a b c d"
+
+
 def test_texts_of_one_length_are_written_together_and_limits_hang_on_the_draft_alone() -> None:
     model = ToldModel(lambda prompt: prompt.split("Draft: ")[-1].removesuffix("\nRevised:") + " x")
     drafts = ["a", "b " * 32, "c " * 33, "d " * 100]
-    found = improver(model).improve([Case("", draft) for draft in drafts], ImproveConfig(rounds=1))
+    found = improver(model).improve([Case("", draft) for draft in drafts], single(rounds=1))
     assert [one.text for one in found] == [f"{draft.strip()} x" for draft in drafts]
     assert [sampling.max_tokens for sampling in model.samplings] == [64, 128, 256]
     assert model.samplings[0].stop == STOP
     room = ToldModel(lambda _: "x y", context=100)
-    improver(room).improve([Case("", "d " * 45)], ImproveConfig(rounds=1))
+    improver(room).improve([Case("", "d " * 45)], single(rounds=1))
     assert 46 <= room.samplings[0].max_tokens < 100, "bounded by the context"
-    improver(room).improve([Case("", "a")], ImproveConfig(rounds=1, max_tokens=7, temperature=0.1), seed=4)
+    improver(room).improve([Case("", "a")], single(rounds=1, max_tokens=7, temperature=0.1), seed=4)
     last = room.samplings[-1]
     assert (last.max_tokens, last.temperature, last.seed) == (7, 0.1, 4)
 
 
 def test_of_one_line_the_first_counts() -> None:
-    config = ImproveConfig(rounds=1, one_line=True)
+    config = single(rounds=1, one_line=True)
     [found] = improver(Script(("a longer title\nand mo", "length"))).improve([Case("", "title")], config)
     assert found.text == "a longer title"
     [found] = improver(Script(("a longer ti", "length"))).improve([Case("", "title")], config)
@@ -392,7 +419,7 @@ def request(*users: str, **more: object) -> Request:
 
 def test_a_draft_is_improved_for_its_user(store: Store) -> None:
     policy, base = Script("a longer draft", "short"), Script("a draft")
-    writer = Writer(store, base, "pit", improver=improver(policy))
+    writer = Writer(store, base, "pit", improver=improver(policy), improve=single())
     draft = writer.write(request("alice"))
     assert (draft.text, draft.first) == ("a longer draft", "a draft")
     assert [(made.text, made.taken, made.gain) for made in draft.rounds] == [
@@ -411,7 +438,7 @@ def test_many_drafts_are_improved_together(store: Store) -> None:
     policy = ToldModel(lambda prompt: prompt.split("Draft: ")[-1].removesuffix("\nRevised:") + " x")
     base = ToldModel(lambda prompt: "" if "nothing" in prompt else "a draft")
     told: list[str] = []
-    improve = ImproveConfig(rounds=2)
+    improve = single(rounds=2)
     writer = Writer(store, base, "pit", improver=improver(policy), improve=improve, note=told.append)
     asked = [request("alice"), request("bob", input="nothing"), request("alice", "bob"), request("newcomer")]
     drafts = writer.write_many(asked)
@@ -429,7 +456,7 @@ def test_many_drafts_are_improved_together(store: Store) -> None:
 def test_the_profile_of_the_draft_is_the_one_to_improve_by(store: Store) -> None:
     policy = Script("x", "x")
     base = ToldModel(lambda prompt: "kettle, tea" if prompt.endswith("Keywords:") else "a draft")
-    writer = Writer(store, base, "step-back+pit", improver=improver(policy))
+    writer = Writer(store, base, "step-back+pit", improver=improver(policy), improve=single())
     [draft] = writer.write_many([request("alice", before="2025-01-03")])
     assert draft.profiles[0].text in policy.asked[0]
     assert "alice likes bees" not in policy.asked[0], "made of what was written later"
@@ -447,9 +474,8 @@ def test_a_profile_that_knows_more_than_the_request_may_is_not_used(store: Store
         ({"before": "2025-01-02", "exclude": ("alice1",)}, None),
     ):
         policy = Script("x")
-        draft = Writer(store, Script("a draft"), "pit", improver=improver(policy)).write(
-            request("alice", **more)
-        )
+        writer = Writer(store, Script("a draft"), "pit", improver=improver(policy), improve=single())
+        draft = writer.write(request("alice", **more))
         assert ("About the writer." in policy.asked[0]) == (shown is not None)
         assert shown is None or shown in policy.asked[0]
         assert ("pit: there is no profile of 'alice' to go by" in draft.notes) == (shown is None)
@@ -462,7 +488,7 @@ def test_one_line_and_limits_hold_for_the_improved_text(store: Store) -> None:
         Script("title"),
         "pit",
         improver=improver(policy),
-        improve=ImproveConfig(rounds=1),
+        improve=single(rounds=1),
         max_tokens=20,
     )
     draft = writer.write(request("alice", task=ONE_LINE))
@@ -490,7 +516,7 @@ def test_what_decides_a_text_is_in_its_key(store: Store) -> None:
         key("none"),
         key(weights="told-2"),
         key(gap="values-2"),
-        key(improve=ImproveConfig(rounds=1)),
+        key(improve=single(rounds=1)),
         key(seen=request("bob")),
         key(max_tokens=9),
     ]

@@ -21,7 +21,7 @@ from penname.records import Document, Draft, Hit, Profile, Request
 from penname.store import Store
 from penname.tasks import PromptTexts
 from serve_app import Service, serving
-from test_pit_improve import Script, Values
+from test_pit_improve import Rounds, Values
 from train_helpers import FakeEmbedder, one_thread, preferences
 from trained_runs import save_card
 
@@ -312,8 +312,8 @@ def test_a_run_that_learns_nothing_of_users_is_refused_at_the_start(
 
 
 @pytest.fixture
-def improving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Service, Script]]:
-    script = Script("Thank you all, truly.", "Thanks.")
+def improving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Service, Rounds]]:
+    script = Rounds("Thank you all, truly.", "Thanks.")
     run = save_card(tmp_path / "better", "none", method="pit")
     improver = Improver(script, Values(), Form("completion", PromptTexts.load()), run)
     monkeypatch.setattr("penname.serve.house.open_runs", lambda *_: Runs(improver=improver))
@@ -321,7 +321,7 @@ def improving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple
         yield service, script
 
 
-def test_a_text_is_improved_towards_the_users_profile(improving: tuple[Service, Script]) -> None:
+def test_a_text_is_improved_towards_the_users_profile(improving: tuple[Service, Rounds]) -> None:
     service, script = improving
     service.store.user("ann").add_profile(Profile(user="ann", text="ann is warm"))
     asked = {"text": "Thanks all.", "request": "Thank the team"}

@@ -41,8 +41,11 @@ def improve(
         ),
     ] = 0.0,
     candidates: Annotated[
-        int, typer.Option("--candidates", min=1, metavar="N", help="New texts of each round to choose from.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            "--candidates", min=1, metavar="N", help="New texts of each round to choose from; default: 4."
+        ),
+    ] = None,
     temperature: Annotated[
         float, typer.Option("--temperature", min=0, metavar="T", help="0: always the likeliest word.")
     ] = 0.5,

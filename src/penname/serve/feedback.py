@@ -117,7 +117,12 @@ class ToImprove(BaseModel):
     run: str | None = Field(None, max_length=256, description="A run of PIT; null: the one that is served.")
     rounds: int = Field(3, ge=1, le=8, description="At most.")
     threshold: float = Field(0, allow_inf_nan=False, description="A round counts if its gain is above it.")
-    candidates: int = Field(1, ge=1, le=4, description="New texts of each round to choose from.")
+    candidates: int | None = Field(
+        None,
+        ge=1,
+        le=4,
+        description="New texts of each round to choose from; null: 4, and 1 at temperature 0.",
+    )
     temperature: float = Field(0.5, ge=0, le=2, allow_inf_nan=False)
     max_tokens: int | None = Field(None, ge=1, le=4096, description="Of a new text; null: twice the old one.")
     seed: int = Field(0, ge=0, lt=2**31)

@@ -3,8 +3,9 @@
     improver = open_improver("runs/pit")
     [improved] = improver.improve([Case("Thank the choir.", draft, about)], ImproveConfig())
 
-y_{k+1} ~ π(· | x, y_k). The paper leaves open when to stop, and more rounds do not always help: here a new
-text is taken only where its gap reward over the current one is above a threshold, and else the rounds end.
+y_{k+1} ~ π(· | x, y_k). The paper leaves open when to stop, and more rounds do not always help: here a round
+writes several new texts, and the best is taken only where its gap reward over the current one is above a
+threshold; else the rounds end.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from penname.records import Round, digest
 from penname.tasks import PromptTexts
 from penname.train.folder import open_trained
 
+CANDIDATES = 4
+
 
 @dataclass(frozen=True)
 class ImproveConfig:
@@ -36,7 +39,7 @@ class ImproveConfig:
 
     rounds: int = 3  # at most
     threshold: float = 0.0  # gap reward that a new text must be above; -inf: every round is taken, to compare
-    candidates: int = 1  # new texts of each round, of which the gap reward picks the best
+    candidates: int | None = None  # new texts of each round; None: 4, and 1 at the temperature 0
     temperature: float = 0.5  # arXiv 2310.00898, section 4: 0.4 to 0.6 works best
     top_p: float = 0.95  # ours
     max_tokens: int | None = None  # of a new text; None: twice the current one's, in steps of 64
@@ -55,8 +58,13 @@ class ImproveConfig:
                 f"temperature {self.temperature} and top_p {self.top_p}: the first is 0 or more, the second "
                 "above 0 and at most 1"
             )
-        if self.candidates > 1 and self.temperature == 0:
+        if (self.candidates or 1) > 1 and self.temperature == 0:
             raise BadInputError("candidates at the temperature 0 would be all the same: give one above 0")
+
+    @property
+    def texts(self) -> int:
+        """New texts of each round, of which the gap reward picks the best."""
+        return self.candidates or (CANDIDATES if self.temperature > 0 else 1)
 
 
 class Gaps(Protocol):
@@ -161,7 +169,7 @@ class Improver:
         for limit, some in by_limit.items():
             sampling = Sampling(limit, config.temperature, config.top_p, tuple(self.form.stop), seed)
             prompts = [self.form.prompt(one.case) for one in some]
-            found += zip(some, self.model.generate(prompts, config.candidates, sampling), strict=True)
+            found += zip(some, self.model.generate(prompts, config.texts, sampling), strict=True)
         return found
 
     def _usable(self, one: Running, options: Sequence[Generation], config: ImproveConfig) -> list[str]:
