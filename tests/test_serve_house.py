@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import stores
 from models import ToldModel
@@ -25,6 +28,7 @@ from penname.serve.engine import Batcher
 from penname.serve.house import House
 from penname.serve.settings import ServeSettings
 from penname.serve.writing import Drafting
+from retrieve_helpers import WordEmbedder
 from trained_runs import ROWS, WIDTH, rows, save_card, save_run
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
@@ -257,3 +261,22 @@ def test_stops_and_lengths_are_told_of_a_stream(house: House) -> None:
     short = Drafting(house.writer("none", max_tokens=3), request)
     assert "".join(short.pieces()) == "one two STOP three"
     assert short.draft.finish == "length"
+
+
+@pytest.mark.parametrize("name", ["dense", "fusion"])
+def test_what_retrieval_embeds_is_computed_where_all_else_is(
+    house: House, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    used: set[str] = set()
+
+    class Told(WordEmbedder):
+        def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            used.add(threading.current_thread().name)
+            return super().embed(texts)
+
+    monkeypatch.setattr("penname.serve.house.load_embedder", Told)
+    house.store.add_user("ann").add([Document(id=text, title=text, text=text) for text in ("bees", "tea")])
+    writer = house.writer(f"retrieval:{name}", k=1)
+    draft = Drafting(writer, Request(input="bees", users=("ann",))).write()
+    assert [hit.document.id for hit in draft.documents] == ["bees"]
+    assert used == {"penname-compute_0"}

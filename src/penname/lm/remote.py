@@ -7,7 +7,6 @@ embeddings, which are made here (`penname.lm.embeddings`).
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing
@@ -33,7 +32,7 @@ from penname.lm.config import ModelConfig
 from penname.lm.connection import Body, Connection, Streamed
 from penname.lm.prefixes import SoftPrompts
 from penname.lm.sampling import refuse_thinking
-from penname.lm.stops import stop_at, until_stop
+from penname.lm.stops import until_stop
 from penname.records import Prompt
 
 if TYPE_CHECKING:
@@ -43,9 +42,6 @@ T = TypeVar("T")
 
 _CONTEXT = 8192  # tokens, where neither the configuration nor the server tells
 _STOPS = 4  # stop strings that every server takes; the others are looked for here
-_BYTES_PER_TOKEN = (
-    3  # fewer than tokenisers reach on nearly every text, so that an estimate is rarely too low
-)
 _TURN_TOKENS = 8  # what a chat template puts around one message, generously
 _CHAT_TOP, _COMPLETION_TOP = 20, 5  # the most alternatives for a token that servers commonly tell
 # After a soft prompt a text is drawn as it is here: vLLM would take these from generation_config.json.
@@ -117,8 +113,10 @@ class RemoteLM:
         if self.config.embeddings is not None:
             return len(self._embeddings.codec.prompt(prompt))
         if isinstance(prompt, str) and self.shape == "completion":
-            return 1 + _tokens(prompt)
-        return _TURN_TOKENS + sum(_TURN_TOKENS + _tokens(turn["content"]) for turn in _messages(prompt))
+            return 1 + wire.estimated(prompt)
+        return _TURN_TOKENS + sum(
+            _TURN_TOKENS + wire.estimated(turn["content"]) for turn in _messages(prompt)
+        )
 
     def generate(
         self,
@@ -178,7 +176,7 @@ class RemoteLM:
         return Generation(
             text,
             self._prompt_tokens(answer.usage, prompt),
-            _tokens(text) if told is None else told,
+            wire.estimated(text) if told is None else told,
             "stop" if whole else "length",
         )
 
@@ -274,9 +272,9 @@ class RemoteLM:
         usage = answer.usage or wire.Usage()
         self._check_read(usage, self._sent(prompt, prefix))
         prompt_tokens = self._prompt_tokens(usage, prompt)
-        shared = _share_out(usage.completion_tokens, [choice.content for choice in choices])
+        shared = wire.shared_out(usage.completion_tokens, [choice.content for choice in choices])
         texts = zip(choices, shared, strict=True)
-        return [_generation(choice, prompt_tokens, tokens, sampling.stop) for choice, tokens in texts][:n]
+        return [wire.generation(choice, prompt_tokens, tokens, sampling.stop) for choice, tokens in texts][:n]
 
     def _ask_for(self, body: Body, n: int) -> wire.Answer:
         """The answer with up to `n` choices; a server that refuses `n` is asked for one."""
@@ -401,22 +399,3 @@ def _messages(prompt: Prompt) -> list[dict[str, str]]:
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     return [{"role": turn.role, "content": turn.content} for turn in prompt]
-
-
-def _tokens(text: str) -> int:
-    return math.ceil(len(text.encode(errors="replace")) / _BYTES_PER_TOKEN)
-
-
-def _share_out(total: int | None, texts: Sequence[str]) -> list[int]:
-    """Tokens of each text: the server's count shared out by length, or estimates where it gave none."""
-    if total is None:
-        return [_tokens(text) for text in texts]
-    length = sum(map(len, texts))
-    return [round(total * len(text) / length) if length else total // len(texts) for text in texts]
-
-
-def _generation(choice: wire.Choice, prompt_tokens: int, tokens: int, stops: Sequence[str]) -> Generation:
-    text = choice.content
-    end = stop_at(text, stops)
-    whole = end < len(text) or choice.finish_reason != "length"
-    return Generation(text[:end], prompt_tokens, tokens, "stop" if whole else "length")

@@ -12,7 +12,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, Field, model_validator
 
 from penname.errors import ModelError
-from penname.lm.base import Score
+from penname.lm.base import Generation, Score
+from penname.lm.stops import stop_at
+
+_BYTES_PER_TOKEN = 3  # fewer than tokenisers reach on nearly every text
 
 
 class Part(BaseModel):
@@ -141,6 +144,27 @@ Read = TypeVar("Read", Answer, Chunk, Models)
 def read(kind: type[Read], raw: object) -> Read:
     """`raw` as `kind`; text where a server mislabelled its JSON. Raises ValueError where it is none."""
     return kind.model_validate_json(raw) if isinstance(raw, str) else kind.model_validate(raw)
+
+
+def estimated(text: str) -> int:
+    """Tokens of a text where the server does not tell them: rarely too few."""
+    return math.ceil(len(text.encode(errors="replace")) / _BYTES_PER_TOKEN)
+
+
+def shared_out(total: int | None, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text: the server's count shared out by length, or estimates where it gave none."""
+    if total is None:
+        return [estimated(text) for text in texts]
+    length = sum(map(len, texts))
+    return [round(total * len(text) / length) if length else total // len(texts) for text in texts]
+
+
+def generation(choice: Choice, prompt_tokens: int, tokens: int, stops: Sequence[str]) -> Generation:
+    """What the choice says, up to the first of the stop strings."""
+    text = choice.content
+    end = stop_at(text, stops)
+    whole = end < len(text) or choice.finish_reason != "length"
+    return Generation(text[:end], prompt_tokens, tokens, "stop" if whole else "length")
 
 
 def _kept(text: str | None) -> str:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from anyio import CapacityLimiter
 
 from penname.errors import BadInputError, TrainedError, UnknownMethodError
-from penname.lm import LanguageModel, load_model
+from penname.lm import LanguageModel, load_embedder, load_model
 from penname.methods.runs import Runs, open_runs
 from penname.methods.stages import STAGES, TRAINED, stages
 from penname.paths import trained_dir
@@ -40,7 +40,7 @@ from penname.writer import DEFAULT_METHOD, Writer
 if TYPE_CHECKING:
     from penname.methods.pit.improve import Gaps
     from penname.methods.prlhf.rerank import Reward
-    from penname.retrieve.base import Retriever
+    from penname.retrieve.base import Embedder, Retriever
 
 MODEL = "penname"  # what a model's name begins with, in OpenAI's API
 UNTRAINED = ("none", "retrieval", "step-back", "step-back+retrieval")
@@ -257,7 +257,9 @@ class House:
     def _retriever(self, name: str) -> Retriever:
         with self._lock:
             if name not in self._retrievers:
-                self._retrievers[name] = retriever(name)
+                embeds = name in ("dense", "fusion")
+                embedder = cast("Embedder", Alone(load_embedder())) if embeds else None
+                self._retrievers[name] = retriever(name, embedder=embedder)
             return self._retrievers[name]
 
 
