@@ -222,7 +222,7 @@ def rl(out: Path, given: argparse.Namespace, name: str) -> None:
         samples=given.rl_samples,
         max_tokens=2 * given.max_words,
         beta=given.beta,
-        optimizer=OptimizerSettings(lr=given.rl_lr, warmup=given.rl_warmup),
+        optimizer=OptimizerSettings(lr=given.rl_lr, warmup=10),
         loop=settings,
     )
     with shown(f"{name} on {len(first)} and {len(second)} drafts") as tell:
@@ -333,7 +333,6 @@ def main() -> None:
     parser.add_argument("--rl-samples", type=int, default=4)
     parser.add_argument("--rl-batch", type=int, default=4)
     parser.add_argument("--rl-lr", type=float, default=2e-4)
-    parser.add_argument("--rl-warmup", type=int, default=10, help="steps")
     parser.add_argument("--beta", type=float, default=0.05)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--temperature", type=float, default=0.5, help="of improved texts")

@@ -137,7 +137,7 @@ def _options(
     beta: Beta = 0.05,
     rl_epochs: RLEpochs = 1.0,
     rl_batch: RLBatch = 8,
-    rl_lr: RLRate = 1e-4,
+    rl_lr: RLRate = 8e-4,
     weights: Weights = "lora",
     rank: Rank = 8,
     dtype: DType = None,

@@ -29,7 +29,7 @@ class RLConfig:
     lora: LoraSettings = LoraSettings()
     dtype: DType | None = None  # None: bfloat16 where the processor is fast at it
     portion: int = 4096  # tokens read at once: bounds memory; a case's samples are read together
-    optimizer: OptimizerSettings = OptimizerSettings(lr=1e-4, warmup=10)  # of each stage; ours, for LoRA
+    optimizer: OptimizerSettings = OptimizerSettings(lr=8e-4, warmup=10)  # of each stage; ours, for LoRA
     loop: LoopSettings = field(  # of each stage; a batch counts cases, each with its k samples
         default_factory=lambda: LoopSettings(batch=8, checkpoint_every=5)
     )
