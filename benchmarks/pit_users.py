@@ -7,8 +7,9 @@ the prompt of fine-tuning and of the gap reward.
 
 Two questions on titles of the split: of held-out pairs, in how many does the gap reward say that the user's
 own revision is better than the draft, and the draft worse than it; and how long is what a draft of middling
-length (the first sentences of the long text) becomes for each user in one round. The controls put another
-user's text about the user in the prompt (of the other group), and none.
+length (the first sentences of the long text) becomes for each user, in one round of the model alone and in
+rounds that the gap reward judges. The controls put another user's text about the user in the prompt (of the
+other group), and none.
 
     python benchmarks/pit_users.py OUT [--split test] [--seed 0] [--pairs 36] [--held 12]
         [--data ../shared/data]
@@ -90,25 +91,25 @@ def accuracy(out: Path, held: Sequence[Pair]) -> None:
 
 
 def lengths(out: Path, pool: Sequence[Texts], given: argparse.Namespace) -> None:
-    """Print how long a draft becomes for each kind of user."""
+    """Print how long a draft becomes for each kind of user: by the model alone, and with the gap reward."""
     model = load_model(str(out / "sft" / "model"))
     improver = Improver(model, open_gap(out / "gap"), Form(model.shape, PromptTexts.load()), out)
-    config = ImproveConfig(1, float("-inf"), 1, given.temperature)
     middling = [(one, f"{one.short} {one.long.split('. ')[0].rstrip('.')}.") for one in pool]
-    words: dict[str, list[float]] = {}
-    for taste in TASTES:
-        cases = [Case(one.title, draft, TASTES[taste]) for one, draft in middling]
-        made = improver.improve(cases, config, given.seed)
-        words[taste] = [float(len(one.text.split())) for one in made]
-        console.print(f"\n{taste}: {made[0].text!r:.300}", markup=False)
-    titles = [one.title for one in pool]
     drafts = statistics.mean(len(draft.split()) for _, draft in middling)
-    means = ", ".join(f"{taste} {statistics.mean(values):.1f}" for taste, values in words.items())
-    console.print(
-        f"\nwords of {len(pool)} drafts of {drafts:.1f}, improved once by the fine-tuned model: {means}; "
-        f"difference {signed(words['majority'], words['minority'], titles)} over titles",
-        markup=False,
-    )
+    console.print(f"\nwords of {len(pool)} drafts of {drafts:.1f}, improved by the fine-tuned model")
+    ways = {
+        "one round, a text each": ImproveConfig(1, float("-inf"), 1, given.temperature),
+        "as `penname improve` does": ImproveConfig(temperature=given.temperature),
+    }
+    for way, config in ways.items():
+        words: dict[str, list[float]] = {}
+        for taste in TASTES:
+            cases = [Case(one.title, draft, TASTES[taste]) for one, draft in middling]
+            made = improver.improve(cases, config, given.seed)
+            words[taste] = [float(len(one.text.split())) for one in made]
+        means = ", ".join(f"{taste} {statistics.mean(values):.1f}" for taste, values in words.items())
+        apart = signed(words["majority"], words["minority"], [one.title for one in pool])
+        console.print(f"{way}: {means}; difference {apart} over titles", markup=False)
 
 
 def main() -> None:
