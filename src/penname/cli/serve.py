@@ -60,6 +60,9 @@ def serve(
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=1, metavar="N", help="Of a draft, whatever a client asks for.")
     ] = 1024,
+    isolate: Annotated[
+        bool, typer.Option("--isolate", help="Keep what prompts begin with for each user alone.")
+    ] = False,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Whether / answers with the page.")] = True,
     db: Db = None,
     model: Model = None,
@@ -85,6 +88,7 @@ def serve(
         per_minute=per_minute,
         concurrent=concurrent,
         max_tokens=max_tokens,
+        isolate=isolate,
         page=page,
     )
     _check_keys(db, host)

@@ -54,7 +54,7 @@ def load_model(spec: str | ModelConfig | None = None) -> LanguageModel:
         from penname.lm.embedded import GGUFModel
 
         return GGUFModel(config)
-    return _over_gguf(config)
+    return over_gguf(config)
 
 
 def load_embedder(device: str | None = None) -> Embedder:
@@ -68,8 +68,11 @@ def load_embedder(device: str | None = None) -> Embedder:
     return Embedder(device)
 
 
-def _over_gguf(config: ModelConfig) -> LanguageModel:
-    """A GGUF file with an adapter or on a GPU: transformers runs it, on its dequantised weights."""
+def over_gguf(config: ModelConfig) -> LanguageModel:
+    """A GGUF file that transformers runs, on its dequantised weights: with an adapter, on a GPU, or as it is.
+
+    Raises as `load_model` does.
+    """
     from dataclasses import replace
 
     from penname.lm import gguf

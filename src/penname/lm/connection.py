@@ -86,12 +86,17 @@ class Connection:
             entry = entries.get(entry.parent)  # vLLM tells an adapter's length with its base
         return (entry.max_model_len if entry else None) or None
 
+    @property
+    def salted(self) -> bool:
+        """Whether the server keeps what prompts begin with by a salt: it is vLLM."""
+        return any(entry.owned_by == "vllm" for entry in self._listed)
+
     def salt(self, owner: Owner) -> Body:
         """What to add to a request, so that what its prompt begins with is kept for this owner alone (vLLM).
 
         Nobody else can name the salt: it hangs on a secret of this process.
         """
-        if not owner or not any(entry.owned_by == "vllm" for entry in self._listed):
+        if not owner or not self.salted:
             return {}
         return {"cache_salt": hmac.digest(_SECRET, repr(sorted(owner)).encode(), "sha256").hex()}
 

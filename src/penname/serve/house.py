@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any, cast
 from anyio import CapacityLimiter
 
 from penname.errors import BadInputError, TrainedError, UnknownMethodError
-from penname.lm import LanguageModel, load_embedder, load_model
+from penname.lm import LanguageModel, load_embedder, load_model, over_gguf
+from penname.lm.embedded import GGUFModel
+from penname.lm.remote import RemoteLM
 from penname.methods.runs import Runs, open_runs
 from penname.methods.stages import STAGES, TRAINED, stages
 from penname.paths import trained_dir
@@ -78,7 +80,8 @@ class House:
         self.texts = PromptTexts.load(settings.prompts)
         for folder in settings.runs:
             open_trained(_usable(folder.expanduser().resolve()))
-        self.model = shared(model or load_model(settings.model), self._batch)
+        model = model or load_model(settings.model)
+        self.model = shared(_isolated(model) if settings.isolate else model, self._batch)
         self.store = Store(settings.db)
         self.drafts = Drafts(numbers=self.store.numbers)
         self.started = datetime.now(UTC)
@@ -264,6 +267,22 @@ class House:
 
 
 _FIELD = {"rest-pg": "reasoning", "p-dpo": "personal", "p-rm": "reward", "pit": "improver"}  # in `Runs`
+
+
+def _isolated(model: LanguageModel) -> LanguageModel:
+    """The model, run so that what prompts begin with is kept for each user alone.
+
+    Raises:
+        BadInputError: it is on a server that tells no users apart.
+    """
+    if isinstance(model, GGUFModel):
+        return over_gguf(model.config)
+    if isinstance(model, RemoteLM) and not model.isolates:
+        raise BadInputError(
+            f"{model.name} is no vLLM: what it keeps of prompts cannot be told apart by user; serve without "
+            "--isolate, or another model"
+        )
+    return model
 
 
 def by_name(folders: Sequence[Path]) -> dict[str, Path]:
