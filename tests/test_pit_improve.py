@@ -56,7 +56,11 @@ class Script(ToldModel):
     ) -> list[list[Generation]]:
         self.asked.extend(flat(prompt) for prompt in prompts)
         self.samplings.append(sampling)
-        return [[self._next() for _ in range(n)] for _ in prompts]
+        return [self._texts(n) for _ in prompts]
+
+    def _texts(self, n: int) -> list[Generation]:
+        """What is written after a prompt."""
+        return [self._next() for _ in range(n)]
 
     def _next(self) -> Generation:
         found = next(self.texts)
@@ -67,14 +71,8 @@ class Script(ToldModel):
 class Rounds(Script):
     """As `Script`, a text of it a round: all candidates are the same."""
 
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        n: int = 1,
-        sampling: Sampling = Sampling(),
-        prefixes: Sequence[Prefix | None] | None = None,
-    ) -> list[list[Generation]]:
-        return [some * n for some in super().generate(prompts, 1, sampling, prefixes)]
+    def _texts(self, n: int) -> list[Generation]:
+        return [self._next()] * n
 
 
 class Values:

@@ -15,10 +15,10 @@ import stores
 from models import ToldModel
 from penname.errors import ModelError, PromptTooLongError
 from penname.lm import ModelConfig
-from penname.lm.base import Asked, Generation, Prefix, Sampling, Score
+from penname.lm.base import Asked, Generation, Prefix, Sampling
 from penname.lm.local import TransformersLM
 from penname.lm.prompt_cache import PromptCache
-from penname.records import Document, Prompt, Request
+from penname.records import Document, Request
 from penname.serve import engine as engine_module
 from penname.serve.compute import compute
 from penname.serve.engine import Alone, Batcher, owned, shared
@@ -75,18 +75,10 @@ class Threads(TogetherModel):
         self.used.add(threading.current_thread().name)
         return super().session()
 
-    def join(self, texts: Sequence[Asked]) -> list[Generation]:
+    def _see(self, prefixes: Sequence[Prefix | None]) -> None:
+        """Texts join, or are scored."""
         self.used.add(threading.current_thread().name)
-        return super().join(texts)
-
-    def score(
-        self,
-        prompts: Sequence[Prompt],
-        completions: Sequence[str],
-        prefixes: Sequence[Prefix | None] | None = None,
-    ) -> list[Score]:
-        self.used.add(threading.current_thread().name)
-        return super().score(prompts, completions, prefixes)
+        super()._see(prefixes)
 
 
 def test_all_models_of_a_server_compute_in_one_thread() -> None:

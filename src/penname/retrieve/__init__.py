@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from penname.errors import UnknownRetrieverError
 
 if TYPE_CHECKING:
-    from penname.retrieve.base import Embedder, Retriever
+    from penname.retrieve.base import Embedder, Retriever, Scorer
 
-__all__ = ["RETRIEVERS", "retriever"]
+__all__ = ["EMBEDDING", "RETRIEVERS", "retriever"]
 
 RETRIEVERS = {
     "lexical": "the documents that share the request's rarer words (BM25)",
@@ -23,6 +23,9 @@ RETRIEVERS = {
     "fusion": "lexical and dense together (reciprocal rank fusion)",
 }
 """The names that `retriever` knows, each with a line for people to read."""
+
+EMBEDDING = ("dense", "fusion")
+"""Those that use an embedder."""
 
 
 def retriever(name: str, seed: int = 0, embedder: Embedder | None = None) -> Retriever:
@@ -34,7 +37,7 @@ def retriever(name: str, seed: int = 0, embedder: Embedder | None = None) -> Ret
     Args:
         name: "lexical", "dense", "recency", "random" or "fusion".
         seed: of "random"; the others ignore it.
-        embedder: of "dense" and "fusion"; None: the embedded one, loaded at its first use.
+        embedder: of those in `EMBEDDING`; None: the embedded one, loaded at its first use.
 
     Raises:
         UnknownRetrieverError: no such retriever.
@@ -48,12 +51,9 @@ def retriever(name: str, seed: int = 0, embedder: Embedder | None = None) -> Ret
     from penname.retrieve.scores import Dense, Random, fusion, lexical, recency
 
     histories = Histories()
-    if name == "lexical":
-        return Retriever(name, lexical, histories)
-    if name == "recency":
-        return Retriever(name, recency, histories)
-    if name == "random":
-        return Retriever(name, Random(seed), histories)
+    if name not in EMBEDDING:
+        plain: dict[str, Scorer] = {"lexical": lexical, "recency": recency, "random": Random(seed)}
+        return Retriever(name, plain[name], histories)
     if embedder is None:
         from penname.lm import load_embedder
 

@@ -29,7 +29,7 @@ from penname.methods.runs import Runs, open_runs
 from penname.methods.stages import STAGES, TRAINED, stages
 from penname.paths import trained_dir
 from penname.records import Draft
-from penname.retrieve import retriever
+from penname.retrieve import EMBEDDING, retriever
 from penname.serve.compute import compute
 from penname.serve.drafts import Drafts, Kept
 from penname.serve.engine import Alone, Batcher, shared
@@ -260,8 +260,7 @@ class House:
     def _retriever(self, name: str) -> Retriever:
         with self._lock:
             if name not in self._retrievers:
-                embeds = name in ("dense", "fusion")
-                embedder = cast("Embedder", Alone(load_embedder())) if embeds else None
+                embedder = cast("Embedder", Alone(load_embedder())) if name in EMBEDDING else None
                 self._retrievers[name] = retriever(name, embedder=embedder)
             return self._retrievers[name]
 

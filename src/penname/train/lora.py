@@ -24,7 +24,7 @@ def fuse(network: Any) -> None:
 
     for layer in network.modules():
         if isinstance(layer, Linear) and not layer.base_layer.weight.requires_grad:
-            down, up = _adapter(layer)
+            down, up, _ = _adapter(layer)
             read = not down.requires_grad and down.device.type == "cpu"
             layer.forward = partial(_forward, layer, whole(layer, down, up) if read else None)
 
@@ -37,15 +37,15 @@ def whole(layer: Any, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         down: A, (rank, in).
         up: B, (out, rank).
     """
-    [name] = layer.active_adapters
     weight: torch.Tensor = layer.base_layer.weight
-    summed: torch.Tensor = weight.float() + up.float() @ down.float() * layer.scaling[name]
+    summed = weight.float() + up.float() @ down.float() * _adapter(layer)[2]
     return summed.to(weight.dtype)
 
 
-def _adapter(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _adapter(layer: Any) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """A, B and s."""
     [name] = layer.active_adapters
-    return layer.lora_A[name].weight, layer.lora_B[name].weight
+    return layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
 
 
 def _forward(layer: Any, sum_of_both: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor:
@@ -55,11 +55,10 @@ def _forward(layer: Any, sum_of_both: torch.Tensor | None, hidden: torch.Tensor)
         return base(hidden)  # type: ignore[no-any-return]
     if sum_of_both is not None:
         return functional.linear(hidden, sum_of_both, base.bias)
-    [name] = layer.active_adapters
-    down, up = _adapter(layer)
+    down, up, scale = _adapter(layer)
     rows = hidden.reshape(-1, hidden.shape[-1])
     out: torch.Tensor = _LoraLinear.apply(  # type: ignore[no-untyped-call]
-        rows, base.weight, base.bias, down, up, layer.scaling[name]
+        rows, base.weight, base.bias, down, up, scale
     )
     return out.view(*hidden.shape[:-1], -1)
 

@@ -39,7 +39,7 @@ class _Work:
 
     history: History
     user: UserStore
-    ids: tuple[str, ...]  # of the documents
+    ids: tuple[str, ...]  # of the documents, when a stored profile was looked for
     fingerprint: str
     whole: bool  # all that the user ever wrote
     documents: list[Document] = field(default_factory=list)  # read where a profile must be made
@@ -108,7 +108,7 @@ def edit_profile(store: Store, user: str, text: str) -> Profile:
         "text": text.strip(),
         "edited": True,
         "created_at": datetime.now(UTC),
-        "documents": tuple(document.id for document in opened.documents()),
+        "documents": tuple(opened.contents()),
         "fingerprint": "",  # no history makes this profile again
     }
     return opened.add_profile(latest.model_copy(update=update))
@@ -130,7 +130,6 @@ def _read(work: _Work, gister: Gister) -> None:
     work.documents = work.user.documents(work.history.before, work.history.exclude)
     if not work.documents:
         raise _nothing(work.history)
-    work.ids = tuple(document.id for document in work.documents)
     work.fingerprint = _fingerprint(gister, (document.content_hash for document in work.documents))
 
 
