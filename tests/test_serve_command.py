@@ -31,14 +31,14 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_it_listens_on_loopback_and_says_how_to_make_a_key(cli: Cli, started: list[Any]) -> None:
     options = ["--run", "runs/a", "--adapt", "a", "--report", "found", "--per-minute", "7"]
-    outcome = cli("serve", *options, "--no-page", "--isolate")
+    outcome = cli("serve", *options, "--no-page", "--share-prompts")
     assert (outcome.status, outcome.out) == (0, "")
     assert "penname keys create --user USER" in outcome.err
     [(settings, host, port)] = started
     assert (host, port, settings.runs, settings.adapt) == ("127.0.0.1", 8000, (Path("runs/a"),), ("a",))
     assert settings.reports == (Path("found"),)
     assert (settings.per_minute, settings.page, settings.db) == (7, False, str(cli.db))
-    assert settings.isolate
+    assert settings.share_prompts
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "penname.example"])

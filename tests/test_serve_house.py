@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 import stores
-from model_server import Reply, servers
 from models import ToldModel
 from penname.errors import (
     BadInputError,
@@ -23,6 +21,7 @@ from penname.errors import (
     UnknownRetrieverError,
 )
 from penname.lm import ModelConfig
+from penname.lm.embedded import GGUFModel
 from penname.lm.local import TransformersLM
 from penname.records import Document, Draft, Request
 from penname.serve.drafts import Drafts, Kept
@@ -284,28 +283,15 @@ def test_what_retrieval_embeds_is_computed_where_all_else_is(
     assert used == {"penname-compute_0"}
 
 
-def test_an_isolated_house_writes_with_a_model_that_tells_users_apart(
+def test_a_users_prompts_are_kept_for_that_user_alone_unless_the_server_may_share_them(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     db = stores.fresh("sqlite", tmp_path)
     for model, shape in ((None, "completion"), (str(tiny_model), "chat")):
-        house = House(ServeSettings(db=db, model=model, isolate=True))
+        house = House(ServeSettings(db=db, model=model))
         assert isinstance(house.model, Batcher), "not OpenVINO, which keeps all prompts together"
         assert house.model.shape == shape
         house.close()
-
-
-@pytest.mark.parametrize("told", [{"owned_by": "vllm"}, {}])
-def test_a_server_that_cannot_isolate_is_refused(tmp_path: Path, told: dict[str, str]) -> None:
-    def answer(path: str, body: dict[str, Any]) -> Reply:
-        return Reply({"data": [{"id": "tiny", **told}]})
-
-    with servers() as start:
-        settings = ServeSettings(
-            db=stores.fresh("sqlite", tmp_path), model=start(answer).model().name, isolate=True
-        )
-        if told:
-            House(settings).close()
-        else:
-            with pytest.raises(BadInputError, match="no vLLM"):
-                House(settings)
+    house = House(ServeSettings(db=db, share_prompts=True))
+    assert isinstance(house.model, GGUFModel)
+    house.close()

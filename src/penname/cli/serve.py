@@ -60,8 +60,9 @@ def serve(
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=1, metavar="N", help="Of a draft, whatever a client asks for.")
     ] = 1024,
-    isolate: Annotated[
-        bool, typer.Option("--isolate", help="Keep what prompts begin with for each user alone.")
+    share_prompts: Annotated[
+        bool,
+        typer.Option("--share-prompts", help="Let OpenVINO find what prompts begin with by content: faster."),
     ] = False,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Whether / answers with the page.")] = True,
     db: Db = None,
@@ -88,7 +89,7 @@ def serve(
         per_minute=per_minute,
         concurrent=concurrent,
         max_tokens=max_tokens,
-        isolate=isolate,
+        share_prompts=share_prompts,
         page=page,
     )
     _check_keys(db, host)

@@ -89,15 +89,10 @@ class RemoteLM:
         self.fingerprint = hashlib.sha256(self.name.encode()).hexdigest()
         self.shape = config.shape or "chat"
 
-    @property
-    def isolates(self) -> bool:
-        """Whether what prompts begin with is kept for each user alone: the server is vLLM."""
-        return self._connection.salted
-
     def of(self, users: Mapping[str, int]) -> RemoteLM:
         """The same model for these users, by id and number in the store.
 
-        What their prompts begin with is kept for them alone where the server `isolates`.
+        What their prompts begin with is kept for them alone where the server is vLLM.
         """
         mine = copy(self)
         mine._owner = frozenset(users.items())

@@ -24,7 +24,6 @@ from anyio import CapacityLimiter
 from penname.errors import BadInputError, TrainedError, UnknownMethodError
 from penname.lm import LanguageModel, load_embedder, load_model, over_gguf
 from penname.lm.embedded import GGUFModel
-from penname.lm.remote import RemoteLM
 from penname.methods.runs import Runs, open_runs
 from penname.methods.stages import STAGES, TRAINED, stages
 from penname.paths import trained_dir
@@ -81,7 +80,7 @@ class House:
         for folder in settings.runs:
             open_trained(_usable(folder.expanduser().resolve()))
         model = model or load_model(settings.model)
-        self.model = shared(_isolated(model) if settings.isolate else model, self._batch)
+        self.model = shared(model if settings.share_prompts else _isolated(model), self._batch)
         self.store = Store(settings.db)
         self.drafts = Drafts(numbers=self.store.numbers)
         self.started = datetime.now(UTC)
@@ -269,19 +268,8 @@ _FIELD = {"rest-pg": "reasoning", "p-dpo": "personal", "p-rm": "reward", "pit": 
 
 
 def _isolated(model: LanguageModel) -> LanguageModel:
-    """The model, run so that what prompts begin with is kept for each user alone.
-
-    Raises:
-        BadInputError: it is on a server that tells no users apart.
-    """
-    if isinstance(model, GGUFModel):
-        return over_gguf(model.config)
-    if isinstance(model, RemoteLM) and not model.isolates:
-        raise BadInputError(
-            f"{model.name} is no vLLM: what it keeps of prompts cannot be told apart by user; serve without "
-            "--isolate, or another model"
-        )
-    return model
+    """The model, run so that what prompts begin with is kept for each user alone: OpenVINO has no way to."""
+    return over_gguf(model.config) if isinstance(model, GGUFModel) else model
 
 
 def by_name(folders: Sequence[Path]) -> dict[str, Path]:

@@ -27,7 +27,7 @@ class ServeSettings:
     concurrent: int = 32  # requests in flight, of all keys together
     runs: tuple[Path, ...] = ()  # folders of trained runs, besides those that the store names
     reports: tuple[Path, ...] = ()  # folders of evaluations whose reports are shown
-    isolate: bool = False  # keep what prompts begin with for each user alone, whatever it costs
+    share_prompts: bool = False  # let OpenVINO find prompts by their tokens, whoever sent them: faster
     page: bool = True  # whether / answers with the page
 
     def __post_init__(self) -> None:
