@@ -65,7 +65,9 @@ def requests(store: Store, data: Path, split: str, task: str, limit: int, seed: 
 
 def configs(given: argparse.Namespace, seed: int) -> dict[str, RestPGConfig]:
     """The runs, by name."""
-    epochs = LoopSettings(epochs=given.epochs, batch=16, evaluate_every=10, checkpoint_every=10, seed=seed)
+    epochs = LoopSettings(
+        epochs=given.epochs, batch=given.batch, evaluate_every=10, checkpoint_every=10, seed=seed
+    )
     sft = SFTConfig(optimizer=OptimizerSettings(lr=given.lr), loop=epochs)
     full = RestPGConfig(
         reasoning=Format(budget=given.budget),
@@ -207,6 +209,7 @@ def main() -> None:
     parser.add_argument("--quantile", type=float, default=0.75)
     parser.add_argument("--start", choices=("base", "previous"), default="base")
     parser.add_argument("--epochs", type=float, default=2.0)
+    parser.add_argument("--batch", type=int, default=16, help="prompts of a step")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--temperature", type=float, default=0.1, help="of the texts that are scored")
     parser.add_argument("--answer-tokens", type=int, default=112)

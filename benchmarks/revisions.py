@@ -266,6 +266,8 @@ def evaluate(out: Path, given: argparse.Namespace) -> None:
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     waiting = systems(out, given)
     if given.systems:
+        if unknown := set(given.systems) - set(waiting):
+            raise SystemExit(f"--systems: {', '.join(sorted(unknown))}; there are: {', '.join(waiting)}")
         waiting = {name: waiting[name] for name in dict.fromkeys(("original", *given.systems))}
     for name in list(waiting):
         folders, system = waiting.pop(name)  # its models are let go when the next one's turn comes

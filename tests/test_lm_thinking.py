@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def test_a_budget_that_does_not_hold_the_bridge_is_refused(codec: Codec, model: 
     least = len(codec.completion(BRIDGE))
     assert model.generate(["a"], 1, thinking(least))[0][0].text.startswith(BRIDGE)
     for wrong, part in (
-        (thinking(least - 1), "does not hold the bridge"),
+        (thinking(least - 1), "does not hold cue and bridge"),
         (thinking(9, 8, ""), "empty bridge"),
     ):
         with pytest.raises(BadInputError, match=part):
@@ -203,6 +204,26 @@ def test_a_model_reads_on_from_the_bridge_that_was_put_there(
             logits = network(torch.tensor([[*writing.prompt, *writing.ids]])).logits[0]
         likeliest = logits[len(writing.prompt) + 13 :].argmax(-1).tolist()
         assert writing.ids[14:] == likeliest[: len(writing.ids) - 14]
+
+
+def test_a_cue_is_read_with_the_prompt_and_counts_in_the_budget(model: TransformersLM, codec: Codec) -> None:
+    cue, bridge = " on the", codec.completion(BRIDGE)
+    taken = len(codec.completion(cue))
+    told = Sampling(max_tokens=6, thinking=Thinking(BRIDGE, 20 + taken, cue), temperature=0.9, seed=3)
+    plain = Sampling(max_tokens=6, thinking=Thinking(BRIDGE, 20), temperature=0)
+    [mine] = model.generate(["the cat"], 1, replace(told, temperature=0))[0]
+    [written_in] = model.generate([f"the cat{cue}"], 1, plain)[0]
+    assert mine == written_in
+    for one in model.generate(["the cat"], 4, told)[0]:
+        assert not one.text.startswith(cue)
+        assert one.tokens <= 20 + 6
+    with pytest.raises(BadInputError, match="does not hold cue and bridge"):
+        model.generate(["a"], 1, replace(told, thinking=Thinking(BRIDGE, len(bridge) + taken - 1, cue)))
+
+
+def test_a_cue_takes_no_more_of_the_context_than_the_budget(model: TransformersLM) -> None:
+    free = CONTEXT - model.count("the cat") - 8
+    model.generate(["the cat"], 1, Sampling(max_tokens=8, thinking=Thinking(BRIDGE, free, " on the log")))
 
 
 def test_backends_that_force_no_bridge_refuse_thinking() -> None:

@@ -231,7 +231,7 @@ def test_outputs_come_from_the_newest_weights(run: Path) -> None:
         model = load_model(
             ModelConfig(str(run / "iterations" / str(number - 1) / "model"), shape="completion")
         )
-        sampling = Sampling(16, 1.0, 0.95, task("write").stop(), number, FORM.thinking)
+        sampling = Sampling(16, 1.0, 0.95, task("write").stop(), number, FORM.thinking("completion"))
         [texts] = model.generate(["the cat:"], 6, sampling)
         seen = lines(run / "seen" / f"iteration-{number}.jsonl")[0]["samples"]
         assert [FORM.split(one.text)[1] for one in texts] == [sample["answer"] for sample in seen]

@@ -390,7 +390,7 @@ class Writer:
             temperature=self.temperature,
             stop=task.stop() if self.writes.shape == "completion" else (),
             seed=self.seed,
-            thinking=None if self.format is None else self.format.thinking,
+            thinking=None if self.format is None else self.format.thinking(self.writes.shape),
         )
 
 

@@ -25,7 +25,8 @@ class Thinking:
     """What stands in a text before its answer: anything up to a bridge, which is put there if it is late."""
 
     bridge: str  # ends what is thought; the answer follows
-    budget: int  # tokens before the answer at most, the bridge's own among them
+    budget: int  # tokens before the answer at most, those of cue and bridge among them
+    cue: str = ""  # opens what is thought: read with the prompt, and no part of the text
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,8 @@ class TransformersLM:
         ]
         for ids in encoded:
             check_fits(len(ids), most_tokens(sampling), self.context)
-        return encoded
+        cue = self._codec.thinking(sampling.thinking)[0] if sampling.thinking else []
+        return [ids + cue for ids in encoded]
 
     @torch.inference_mode()
     def _write(self, rows: Sequence[Row], sampling: Sampling, soft: SoftPrompts) -> Iterator[None]:

@@ -76,21 +76,21 @@ class Codec:
         """Token ids of what follows a prompt: nothing is put before it."""
         return self._encode(text, begin=False, plain=True)
 
-    def bridge(self, thinking: Thinking) -> list[int]:
-        """Token ids of the bridge between thought and answer.
+    def thinking(self, thinking: Thinking) -> tuple[list[int], list[int]]:
+        """Token ids of the cue that opens a thought, and of the bridge between thought and answer.
 
         Raises:
-            BadInputError: there is none, or the budget does not hold it.
+            BadInputError: there is no bridge, or the budget does not hold the two.
         """
-        ids = self.completion(thinking.bridge)
-        if not ids:
+        cue, bridge = self.completion(thinking.cue), self.completion(thinking.bridge)
+        if not bridge:
             raise BadInputError("thinking: an empty bridge cannot be told from any other place in a text")
-        if len(ids) > thinking.budget:
+        if len(cue) + len(bridge) > thinking.budget:
             raise BadInputError(
-                f"thinking: a budget of {thinking.budget:,} tokens does not hold the bridge, which alone "
-                f"takes {len(ids):,}: raise the budget or shorten the bridge"
+                f"thinking: a budget of {thinking.budget:,} tokens does not hold cue and bridge, which alone "
+                f"take {len(cue) + len(bridge):,}: raise the budget or shorten them"
             )
-        return ids
+        return cue, bridge
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, control tokens left out, and NUL, which no database keeps."""
@@ -140,7 +140,7 @@ class Writing:
     bridge is late, its tokens are taken in place of those that are pushed.
 
     Raises:
-        BadInputError: as `Codec.bridge`.
+        BadInputError: as `Codec.thinking`.
     """
 
     def __init__(self, codec: Codec, prompt: Sequence[int], sampling: Sampling) -> None:
@@ -154,9 +154,11 @@ class Writing:
         self._before = 0  # tokens before the answer, once it has begun
         self._bridge: list[int] = []
         self._forced = 0  # tokens of the bridge that were taken in place of pushed ones
+        self._late = 0  # tokens of thought after which the bridge is due
         if sampling.thinking is not None:
             self.answer = None
-            self._bridge = codec.bridge(sampling.thinking)
+            cue, self._bridge = codec.thinking(sampling.thinking)
+            self._late = sampling.thinking.budget - len(cue) - len(self._bridge)
         self._text = ""
         self._window = 0  # tokens are decoded from here: some change with the one before them
         self._read = 0  # tokens that `_text` already holds
@@ -190,8 +192,7 @@ class Writing:
         """As `push`, before the answer. An end token there would leave the text without an answer."""
         thinking = self.sampling.thinking
         assert thinking is not None
-        late = len(self.ids) >= thinking.budget - len(self._bridge)
-        if self._forced or late or token in self._codec.ends:
+        if self._forced or len(self.ids) >= self._late or token in self._codec.ends:
             token = self._bridge[self._forced]
             self._forced += 1
         self.ids.append(token)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from penname.lm.base import Thinking
+from penname.lm.base import Shape, Thinking
 
 CUE = " What is known of the writer that matters here:\n"
 BRIDGE = "\nSo the text that this writer would write is:\n"
@@ -23,10 +23,10 @@ class Format:
     bridge: str = BRIDGE
     budget: int = 128  # tokens before the answer, cue and bridge among them; then the bridge is forced
 
-    @property
-    def thinking(self) -> Thinking:
-        """As a language model takes it."""
-        return Thinking(self.bridge, self.budget)
+    def thinking(self, shape: Shape) -> Thinking:
+        """As a language model of that shape takes it: the cue need not be written, and cannot be missed."""
+        # As `continuation` begins what is learnt.
+        return Thinking(self.bridge, self.budget, self.cue if shape == "completion" else self.cue.lstrip())
 
     def join(self, reasoning: str, answer: str) -> str:
         """The text to learn: [cue; z; bridge; y]. A bridge inside the reasoning is taken out of it."""

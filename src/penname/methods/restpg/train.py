@@ -241,7 +241,7 @@ class _Run:
             top_p=config.top_p,
             stop=self.task.stop() if model.shape == "completion" else (),
             seed=config.seed * 1000 + number,
-            thinking=None if form is None else form.thinking,
+            thinking=None if form is None else form.thinking(model.shape),
         )
         return [
             [self._sample(one) for one in texts]
