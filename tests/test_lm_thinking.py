@@ -119,6 +119,17 @@ def test_an_end_token_before_the_bridge_forces_it(codec: Codec) -> None:
     assert (writing.generation().text, writing.finish) == (f"hm{BRIDGE} yes", "stop")
 
 
+def test_a_bridge_that_has_begun_when_it_is_due_is_finished(codec: Codec) -> None:
+    own = codec.completion(BRIDGE)
+    assert len(own) > 2
+    answer = codec.completion("yes")
+    writing, _ = written(codec, thinking(len(own) + 2), [*codec.completion("h")[:1], *own[:1], *answer * 9])
+    assert writing.generation().text.startswith(f"h{BRIDGE}")
+    writing, _ = written(codec, thinking(50), [*codec.completion("hm"), *own[:2], END, *[5] * 20])
+    assert writing.generation().text.startswith(f"hm{BRIDGE}")
+    assert writing.generation().text.count(BRIDGE.strip()) == 1
+
+
 def test_a_bridge_that_comes_by_itself_is_not_put_there_again(codec: Codec) -> None:
     text = f"hm{BRIDGE}yes"
     writing, _ = written(codec, thinking(50), [*codec.completion(text), END])

@@ -192,7 +192,10 @@ class Writing:
         """As `push`, before the answer. An end token there would leave the text without an answer."""
         thinking = self.sampling.thinking
         assert thinking is not None
-        if self._forced or len(self.ids) >= self._late or token in self._codec.ends:
+        due = len(self.ids) >= self._late or token in self._codec.ends
+        if due and not self._forced:
+            self._forced = self._begun()
+        if due or self._forced:
             token = self._bridge[self._forced]
             self._forced += 1
         self.ids.append(token)
@@ -205,6 +208,11 @@ class Writing:
             self._before = len(self.ids)
             self._stop()  # the bridge's last token may reach into the answer
         return token
+
+    def _begun(self) -> int:
+        """Tokens of the bridge that the thought ends with already: it need not begin a second time."""
+        whole = len(self._bridge)
+        return next(n for n in range(whole - 1, -1, -1) if self.ids[len(self.ids) - n :] == self._bridge[:n])
 
     def _stop(self) -> None:
         if self.sampling.stop and self._end() < len(self.text):
