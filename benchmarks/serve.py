@@ -9,7 +9,7 @@ the one or all with the other; the ratio of their tokens a second is taken withi
 from the built-in sample; every request is another one, so that no answer is remembered.
 
     python benchmarks/serve.py [--model smollm2-135m] [--methods step-back] [--run FOLDER]
-                               [--pairs 10] [--turns 3] [--users 8]
+                               [--pairs 10] [--turns 3] [--users 8] [--share-prompts]
 
 `--run` is a run of P-DPO over the same model; it is compared with `none`, written by the base model, too; and
 alone where `--methods` names none.
@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--users", type=int, default=8)
+    parser.add_argument("--share-prompts", action="store_true", help="as `penname serve` has it")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         db = Path(folder) / "store.db"
@@ -144,7 +145,14 @@ def main() -> None:
             titles = [document.title for user in users for document in store.user(user).documents()]
         texts = (f"{title}, part {turn}" for turn in range(1, 1000) for title in titles)
         runs = () if args.run is None else (args.run,)
-        settings = ServeSettings(db=db, model=args.model, runs=runs, per_minute=1_000_000, page=False)
+        settings = ServeSettings(
+            db=db,
+            model=args.model,
+            runs=runs,
+            per_minute=1_000_000,
+            share_prompts=args.share_prompts,
+            page=False,
+        )
         methods = [*args.methods, *(f"p-dpo:{run.resolve().name}" for run in runs)]
         with started(settings) as (_, address):
             measure(f"{address}/v1", keys, methods, texts, args)

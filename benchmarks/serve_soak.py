@@ -6,7 +6,7 @@ A real server (uvicorn, in a process of its own) and clients that do what applic
 users of its own, who come, are written for, and are erased: drafts streamed and not, with retrieval and a
 stored profile, clients that hang up in the middle, documents, preferences, lists and exports. Every answer is
 checked, and that it holds no other user's text: each user's texts carry a marker. Before the clock starts the
-model's own cache of prompts is filled (1.5 GB with the embedded model; it has a limit). `--fake` puts a
+model's own cache of prompts is filled (it has a limit: 512 MB, and 1.5 GB in OpenVINO). `--fake` puts a
 model in place that writes at once, so that thousands of requests a minute show what the server itself would
 leak.
 
@@ -42,7 +42,7 @@ from serve_clients import Client, Tally
 from serve_process import started
 
 STEEP = 1.0  # MB a minute
-FILLED = max(CACHE_TOKENS.values()) * 11 // 10  # tokens: more than are kept
+FILLED = max(CACHE_TOKENS.values()) * 11 // 10  # tokens: more than are kept, by transformers less still
 EVERY = 1.0  # seconds between two samples
 BLOCK = 20  # samples that are drawn together
 MARKS = (1, 2, 5, 10)  # minutes of which the memory is printed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     import torch
 
+    from model_server import Answering, Scripted
     from penname.lm import LanguageModel
 
 settings.register_profile("penname", deadline=None)  # a busy machine is no failure
@@ -61,3 +63,20 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     monkeypatch.setattr(Network, "forward", watched)
     return passes
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds between retries of a model's server, which are not slept through."""
+    from model_server import shortcuts
+
+    return shortcuts(monkeypatch)
+
+
+@pytest.fixture
+def serve(waits: list[float]) -> Iterator[Callable[[Answering], Scripted]]:
+    """Starts imitations of a model's server that answer as they are told."""
+    from model_server import servers
+
+    with servers() as start:
+        yield start

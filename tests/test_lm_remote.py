@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_server import Answering, Reply, Scripted, chat, error, events, piece, servers, shortcuts
+from model_server import Answering, Reply, chat, error, events, piece
 from penname.errors import BadInputError, ServerRefusedError, StreamCutError
 from penname.lm.base import Generation, Sampling, sample_seed
 from penname.lm.config import ModelConfig
@@ -20,16 +19,7 @@ from penname.records import Message
 
 SECRET = "sk-very-secret-key-0123456789"
 
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Answering], Scripted]]:
-    with servers() as start:
-        yield start
-
-
-@pytest.fixture(autouse=True)
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    return shortcuts(monkeypatch)
+pytestmark = pytest.mark.usefixtures("waits")
 
 
 # Generating

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from model_server import Answering, Reply, Scripted, chat, error, servers, shortcuts
+from model_server import Reply, chat, error
 from penname.errors import (
     BadInputError,
     PromptTooLongError,
@@ -26,16 +25,7 @@ from penname.records import Message
 SECRET = "sk-very-secret-key-0123456789"
 PRIVATE = "Dear diary, today I told nobody about the blue bicycle."
 
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Answering], Scripted]]:
-    with servers() as start:
-        yield start
-
-
-@pytest.fixture(autouse=True)
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    return shortcuts(monkeypatch)
+pytestmark = pytest.mark.usefixtures("waits")
 
 
 # Retries

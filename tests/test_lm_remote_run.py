@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 import stores
 from cli_helpers import Cli
-from model_server import Answering, Scripted, servers, shortcuts
+from model_server import Answering, Scripted
 from penname.serve.app import create_app
 from penname.serve.house import House
 from penname.serve.settings import ServeSettings
@@ -22,13 +22,6 @@ from vllm_server import LORA, VLLM
 
 USERS = ("alice", "bob")
 REQUEST = "the cat sat on the mat"
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answering], Scripted]]:
-    shortcuts(monkeypatch)
-    with servers() as start:
-        yield start
 
 
 @pytest.fixture

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from model_server import Answering, Reply, Scripted, chat, error, servers, shortcuts
+from model_server import Answering, Reply, chat, error
 from penname.errors import BadInputError, ServerRefusedError
 
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Answering], Scripted]]:
-    with servers() as start:
-        yield start
-
-
-@pytest.fixture(autouse=True)
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    return shortcuts(monkeypatch)
+pytestmark = pytest.mark.usefixtures("waits")
 
 
 # Scoring: a toy model whose tokens are words, and whose probabilities hang on the token and what is before it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from model_server import Answering, Reply, Scripted, error, events, servers, shortcuts
+from model_server import Reply, Scripted, error, events
 from penname.errors import (
     BadInputError,
     ModelError,
@@ -37,13 +37,6 @@ from vllm_server import BASE, LORA, VLLM
 GREEDY = Sampling(max_tokens=12, temperature=0)
 CHAT = (Message(role="system", content="Be brief."), Message(role="user", content="the cat"))
 SOFT = Prefix("a key", rows(5, ROWS, WIDTH))
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answering], Scripted]]:
-    shortcuts(monkeypatch)
-    with servers() as start:
-        yield start
 
 
 @pytest.fixture
