@@ -182,6 +182,9 @@ def test_what_is_told_of_held_out_preferences(tmp_path: Path, tiny_model: Path) 
         "held_out_worst_user",
     }
     assert found["held_out_worst_user"] <= found["held_out_accuracy"] <= 1
+    train("p-dpo", tmp_path / "own", tiny_model, config=settings(5, alpha=1.0))
+    [own] = [line for line in metrics(tmp_path / "own") if "held_out_loss" in line]
+    assert set(found) - set(own) == {"held_out_generic_accuracy"}, "the generic user is not read"
     card = json.loads((tmp_path / "run" / "penname.json").read_text())
     assert card["data"]["pairs"] + card["data"]["held_out"] == 24
     assert card["data"]["held_out"] > 0

@@ -1,8 +1,19 @@
-"""What is set on the libraries below before their first use: offline, and silent except for errors."""
+"""What is set on the libraries below before their first use: offline, silent except for errors, forgetful."""
 
 from __future__ import annotations
 
 import os
+
+# torch and oneDNN (OpenVINO has a copy of it) keep what they compiled for each shape: by default 1,024 of
+# them, some 400 MB, and a server whose texts come in lengths without end would come to hold them all. A
+# length takes some ten of them; what is kept beyond a few lengths is seldom met again.
+_KEPT = {"LRU_CACHE_CAPACITY": "256", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256"}
+
+
+def forgetful() -> None:
+    """Have torch and oneDNN keep few compiled shapes: there is no other way in than the environment."""
+    for name, shapes in _KEPT.items():
+        os.environ.setdefault(name, shapes)
 
 
 def offline() -> None:
@@ -18,6 +29,7 @@ def offline() -> None:
 def quiet() -> None:
     """Silence the hints and progress bars of transformers; errors still come as exceptions."""
     offline()
+    forgetful()
     from transformers.utils import logging
 
     logging.set_verbosity_error()

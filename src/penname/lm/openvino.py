@@ -13,7 +13,6 @@ alone determine, up to rounding. Nothing passes from one user's prompt into anot
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ from penname.errors import ModelError
 from penname.lm import gguf
 from penname.lm.base import Generation, Sampling, sample_seed
 from penname.lm.config import DType
-from penname.lm.libraries import quiet
+from penname.lm.libraries import forgetful, quiet
 from penname.lm.sampling import check, check_fits
 from penname.lm.text import Codec, Writing, streamed
 from penname.records import Prompt
@@ -37,11 +36,9 @@ READERS = 2  # texts scored at a time: one keeps a CPU busy, and those after it 
 CACHE_TOKENS: dict[DType, int] = {"float32": 32_768, "bfloat16": 65_536}
 _BLOCK = 32  # tokens that OpenVINO keeps together on a CPU
 
-# OpenVINO, and oneDNN within it, keep what they compiled for each number of tokens of a step: with their own
-# limits of 5,000 and 1,024 a server's memory grows by some 300 MB. Texts come in lengths without end, so what
-# is kept is seldom met again: keeping little of it costs no time that could be told.
+# OpenVINO keeps what it compiled for each number of tokens of a step: with its own limit of 5,000 a server's
+# memory grows for long. Keeping little of it costs no time that could be told; see `libraries.forgetful` too.
 _COMPILED = "50"
-_ONEDNN_KEEPS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # has no other way in than the environment
 
 # "float32" rounds no activations to 8 bits: neighbours in a batch and cached prefixes then move a token's
 # log-probability by some 0.00001, so a call gives the same text again. "bfloat16", the default where the
@@ -252,7 +249,7 @@ class OpenVINOWriter:
         scheduler.num_kv_blocks = self._room // _BLOCK + STREAMS
         scheduler.enable_prefix_caching = True
         folder = gguf.openvino_folder(self._file)
-        os.environ.setdefault(*_ONEDNN_KEEPS)
+        forgetful()
         settings = {**_PRECISION[self._dtype], "CPU_RUNTIME_CACHE_CAPACITY": _COMPILED}
         try:
             return ov_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", settings)

@@ -143,7 +143,9 @@ class PreferenceJob:
             }
 
     def evaluate(self) -> Metrics:
-        """As `train.loop.Job.evaluate`: also the accuracy of the user who is served worst."""
+        """As `train.loop.Job.evaluate`: also the accuracy of the user who is served worst, and, where the
+        generic loss has a share, that of the generic user.
+        """
         if not self._held:
             return {}
         zero = self._zero(self._held)
@@ -153,7 +155,8 @@ class PreferenceJob:
             losses, own, generic = self._outcome(some, zero)
             total["loss"] += float(losses.detach().sum())
             total["accuracy"] += float((own > 0).sum())
-            total["generic_accuracy"] += float((generic > 0).sum())
+            if self._alpha < 1:  # else the own values stand in its place
+                total["generic_accuracy"] += float((generic > 0).sum())
             for example, margin in zip(some, own.tolist(), strict=True):
                 right[example.user].append(float(margin > 0))
         worst = min(sum(some) / len(some) for some in right.values())
