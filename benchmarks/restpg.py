@@ -34,7 +34,7 @@ from penname.lm import load_embedder, load_model
 from penname.methods.restpg.config import RestPGConfig
 from penname.methods.restpg.examples import Answer, Material
 from penname.methods.restpg.format import Format
-from penname.methods.restpg.reasoning import Reasoner
+from penname.methods.restpg.reasoning import Reasoner, ReasoningConfig
 from penname.methods.restpg.train import train_rest_pg
 from penname.records import Request
 from penname.store import Store
@@ -46,6 +46,7 @@ from penname.train.sft import SFTConfig
 from penname.writer import Writer
 
 OPENING = 400  # characters of an abstract: some 90 tokens
+ASIDE = 40  # tokens of a budget for cue and bridge, as the commands have it
 METRICS = ("rouge1", "rougeL", "chrf", "similarity", "words")
 console = Console(highlight=False)
 
@@ -108,7 +109,7 @@ def train(
             folder,
             task=find_task(given.task),
             config=config,
-            reasoner=Reasoner(writer.model, PromptTexts.load()),
+            reasoner=Reasoner(writer.model, PromptTexts.load(), ReasoningConfig(given.budget - ASIDE)),
             reward=reward,
             context={"stages": given.context, "k": given.k},
             progress=tell,
@@ -213,7 +214,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--temperature", type=float, default=0.1, help="of the texts that are scored")
     parser.add_argument("--answer-tokens", type=int, default=112)
-    parser.add_argument("--budget", type=int, default=96, help="tokens of reasoning")
+    parser.add_argument("--budget", type=int, default=96, help="tokens of reasoning, cue and bridge")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     model, embedder = load_model(), load_embedder()

@@ -128,7 +128,7 @@ class _Run:
                 **self.about,
                 "reward": self.reward and self.reward.name,
                 "reward_fingerprint": self.reward and self.reward.fingerprint,
-                "reasoner": self.reasoner and self.reasoner.fingerprint,
+                "reasoner": self.reasoner.fingerprint if self.reasoner and self.config.reasoning else None,
             },
             "data": {
                 "fingerprint": digest(
