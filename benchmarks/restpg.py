@@ -46,7 +46,6 @@ from penname.train.sft import SFTConfig
 from penname.writer import Writer
 
 OPENING = 400  # characters of an abstract: some 90 tokens
-ASIDE = 40  # tokens of a budget for cue and bridge, as the commands have it
 METRICS = ("rouge1", "rougeL", "chrf", "similarity", "words")
 console = Console(highlight=False)
 
@@ -109,7 +108,9 @@ def train(
             folder,
             task=find_task(given.task),
             config=config,
-            reasoner=Reasoner(writer.model, PromptTexts.load(), ReasoningConfig(given.budget - ASIDE)),
+            reasoner=Reasoner(
+                writer.model, PromptTexts.load(), ReasoningConfig(Format(budget=given.budget).room)
+            ),
             reward=reward,
             context={"stages": given.context, "k": given.k},
             progress=tell,

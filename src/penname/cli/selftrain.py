@@ -239,7 +239,7 @@ def _train(method: Method, asked: Mapping[str, Any]) -> None:
         users = dict.fromkeys(user for one in requests for user in one.users)
         note(f"{plural(len(requests), 'text')} of {plural(len(users), 'user')}")
         reward = _reward(store, requests, base, texts, folder, asked) if config.iterations else None
-        reasoner = _reasoner(base, texts, asked) if config.reasoning else None
+        reasoner = _reasoner(base, texts, asked, config.reasoning.room) if config.reasoning else None
         store.add_trained(folder, method)
         with progress("reading the histories"):
             materials = [Material.of(draft) for draft in writer.prompts(requests)]
@@ -308,14 +308,12 @@ def _moment(before: str | None) -> datetime | None:
     return None if before is None else TypeAdapter(Moment).validate_python(before)
 
 
-def _reasoner(base: LanguageModel, texts: PromptTexts, asked: Mapping[str, Any]) -> Reasoner:
+def _reasoner(base: LanguageModel, texts: PromptTexts, asked: Mapping[str, Any], room: int) -> Reasoner:
     from penname.lm import load_model
     from penname.methods.restpg.reasoning import Reasoner, ReasoningConfig
 
     model = load_model(asked["reasoner"]) if asked["reasoner"] else base
-    # Room for the cue and the bridge too, which are some 30 tokens.
-    config = ReasoningConfig(max_tokens=max(16, asked["budget"] - 40))
-    return Reasoner(model, texts, config, asked["seed"])
+    return Reasoner(model, texts, ReasoningConfig(max_tokens=room), asked["seed"])
 
 
 def _reward(

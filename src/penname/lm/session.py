@@ -229,10 +229,6 @@ def _tokens(known: Beginning | None) -> int:
 def _cache(known: Sequence[Beginning | None], past: Sequence[int]) -> DynamicCache:
     """The first `past` tokens of each beginning as rows of a cache, padded on the left."""
     cache = DynamicCache()
-    if len(known) == 1 and known[0] is not None:  # nothing to pad: the cache copies it as it takes it
-        for layer, (keys, values) in enumerate(known[0].layers):
-            cache.update(keys[None, :, : past[0]], values[None, :, : past[0]], layer)
-        return cache
     for layer, example in enumerate(next(one for one in known if one is not None).layers):
         parts = []
         for part, like in enumerate(example):

@@ -23,6 +23,11 @@ class Format:
     bridge: str = BRIDGE
     budget: int = 128  # tokens before the answer, cue and bridge among them; then the bridge is forced
 
+    @property
+    def room(self) -> int:
+        """Tokens of the budget that reasoning may have, with some 30 for cue and bridge left out."""
+        return max(16, self.budget - 40)
+
     def thinking(self, shape: Shape) -> Thinking:
         """As a language model of that shape takes it: the cue need not be written, and cannot be missed."""
         # As `continuation` begins what is learnt.
