@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
 from cli_helpers import Cli
+from penname.cli.app import app
 from penname.lm import load_model
+from penname.methods.restpg.config import RestPGConfig
 from penname.methods.restpg.method import open_reasoning
 from penname.methods.restpg.reasoning import Reasoned, Reasoner
 from penname.records import Document, Request
@@ -126,3 +129,14 @@ def test_what_cannot_be_meant_is_an_error(cli: Cli, args: tuple[str, ...], why: 
 def test_a_baseline_has_no_options_of_what_it_does_not_do(cli: Cli) -> None:
     assert cli("train", "sft", "--task", "write", "--reward", "chrf").status == 2
     assert cli("train", "rest-em", "--task", "write", "--budget", "9").status == 2
+
+
+def test_from_python_the_defaults_are_the_commands() -> None:
+    command = typer.main.get_command(app).commands["train"].commands["rest-pg"]  # type: ignore[attr-defined]
+    default = {option.name: option.default for option in command.params}
+    config = RestPGConfig()
+    loop, optimizer = config.sft.loop, config.sft.optimizer
+    assert (default["epochs"], default["batch"]) == (loop.epochs, loop.batch)
+    assert (default["lr"], default["warmup"]) == (optimizer.lr, optimizer.warmup)
+    assert (default["samples"], default["iterations"]) == (config.samples, config.iterations)
+    assert default["temperature"] == config.temperature

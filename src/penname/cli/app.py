@@ -75,6 +75,7 @@ for _stage in pit.METHODS:
     train.train_app.command(_stage)(pittrain.command(_stage))
 app.command("adapt")(trained.adapt)
 app.command("score")(trained.score)
+app.command("merge")(trained.merge)
 app.command("write")(write.write)
 app.command("improve")(improve.improve)
 app.command("tasks")(write.tasks)

@@ -1,9 +1,9 @@
-"""`penname adapt` and `penname score`: a trained run learns of one user more, or tells what it likes."""
+"""What is done with a trained run: `penname adapt`, `penname score` and `penname merge`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -106,3 +106,31 @@ def score(
     table(
         ("text", "user", "reward"), ((r["file"], r["user"] or "anybody", f"{r['reward']:.4f}") for r in rows)
     )
+
+
+def merge(
+    run: Annotated[Path, typer.Argument(metavar="DIR", help="A result of `penname train`.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="The base model, where it has moved since training."),
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        typer.Option("--dtype", help="Of the weights. Default: as trained."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a run's base and adapter as one model, for servers.
+
+    It lies in the run's own folder, and any program can load it. Users' soft prompts stay outside of it.
+
+    Example: penname merge runs/ours && vllm serve runs/ours/merged --enable-prompt-embeds
+    """
+    from penname.train.merge import merge as merge_run
+
+    with progress("merging"):
+        out = merge_run(run, model, dtype)
+    if json:
+        say_json({"trained": str(run), "merged": str(out)})
+        return
+    say(f"the weights of {run}, whole: {out}")

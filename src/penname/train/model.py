@@ -140,18 +140,23 @@ def save_weights(model: Trainable, optimizer: Optimizer, result: Path) -> None:
 
 def save_merged(model: Trainable, optimizer: Optimizer, result: Path) -> None:
     """Write model/ with what was trained laid into the base's weights: any program can load it."""
-    network: Any = model.reader.model
     dtype = model.dtype
-    if hasattr(network, "peft_config"):
-        network = network.float()  # the sum is rounded once, not each part of it
+    if hasattr(model.reader.model, "peft_config"):
+        model.reader.model.float()  # the sum is rounded once, not each part of it
         _take_masters(model, optimizer)
+    save_whole(model, result / "model", dtype)
+
+
+def save_whole(model: Trainable, folder: Path, dtype: torch.dtype) -> None:
+    """Write the model with its adapter, if it has one, laid into the weights. It is of no use afterwards."""
+    network: Any = model.reader.model
+    if hasattr(network, "peft_config"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             network = network.merge_and_unload()
-        network = network.to(dtype)
-    network.save_pretrained(result / "model")
+    network.to(dtype).save_pretrained(folder)
     # Who loads it is to put requests in the form in which it learnt them.
-    model.codec.save(result / "model", template=model.shape == "chat")
+    model.codec.save(folder, template=model.shape == "chat")
 
 
 def _take_masters(model: Trainable, optimizer: Optimizer) -> None:
