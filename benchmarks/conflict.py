@@ -70,12 +70,21 @@ CONFIG = PDPOConfig(
     loop=LoopSettings(epochs=1, batch=8, evaluate_every=15, checkpoint_every=15),
 )
 ANCHORED = replace(CONFIG, anchor=1.0, loop=replace(CONFIG.loop, epochs=1.5))
+SPARSE = replace(
+    CONFIG,
+    beta=0.2,
+    sparse=3,
+    anchor=0.02,
+    optimizer=OptimizerSettings(lr=1e-3, user_lr=0.03),
+    loop=replace(CONFIG.loop, epochs=6),
+)
 SFT = SFTConfig(
     optimizer=OptimizerSettings(lr=1e-3),
     loop=LoopSettings(epochs=3, batch=16, evaluate_every=10, checkpoint_every=10),
 )
 RUNS = {
     "individual anchored": ANCHORED,
+    "individual sparse": SPARSE,
     "individual": CONFIG,
     "individual two passes": replace(CONFIG, loop=replace(CONFIG.loop, epochs=2)),
     "pooled": replace(CONFIG, users="none"),

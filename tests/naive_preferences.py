@@ -67,6 +67,24 @@ class Naive:
             own, generic = self._pairs(examples, loss, beta)
         return (alpha * own + (1 - alpha) * generic).mean()
 
+    def sparse_loss(
+        self, examples: Sequence[Example], *, count: int, weight: float, beta: float, alpha: float
+    ) -> torch.Tensor:
+        """As `loss` by the gap of the `count` tokens of the rejected answer that lost most, one by one."""
+        total = torch.zeros(())
+        for example in examples:
+            for user, share in ((example.user, alpha), (GENERIC, 1 - alpha)):
+                sides = [Text(user, example.prompt, answer) for answer in example.answers]
+                policy = tokens_of(self.model, self._soft(sides), sides, self.tokens)
+                with torch.no_grad(), self._frozen() as model:
+                    reference = tokens_of(model, None, sides, 0)
+                chosen, rejected = (one - other for one, other in zip(policy, reference, strict=True))
+                order = sorted(rejected, key=lambda r: float(r.detach()))
+                gap = sum(chosen) - sum(order[:count])
+                lost = sum(max(torch.zeros(()), -r) for r in (*chosen, *order[count:]))
+                total = total + share * (weight * lost - torch.log(torch.sigmoid(beta * gap)))
+        return total / len(examples)
+
     def _pairs(
         self, examples: Sequence[Example], loss: str, beta: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,13 +170,18 @@ def pair_losses(delta: torch.Tensor, loss: str, beta: float) -> torch.Tensor:
 
 
 def sums(model: Any, soft: torch.Tensor | None, texts: Sequence[Text], rows: int) -> torch.Tensor:
-    """Σ log p of the answers' tokens, (n,): logits and a float32 softmax over every place, then the mask."""
+    """Σ log p of the answers' tokens, (n,)."""
+    return torch.stack([one.sum() for one in tokens_of(model, soft, texts, rows)])
+
+
+def tokens_of(model: Any, soft: torch.Tensor | None, texts: Sequence[Text], rows: int) -> list[torch.Tensor]:
+    """log p of each answer's tokens: logits and a float32 softmax over every place, then the mask."""
     embedded, mask, labels = _padded(model, soft, texts, rows)
     logits = model(inputs_embeds=embedded, attention_mask=mask, use_cache=False).logits[:, :-1]
     labels = labels[:, 1:]
     shares = functional.log_softmax(logits.float(), dim=-1)
     tokens = shares.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-    return (tokens * (labels >= 0)).sum(-1)
+    return [row[asked] for row, asked in zip(tokens, labels >= 0, strict=True)]
 
 
 def last_states(model: Any, soft: torch.Tensor | None, texts: Sequence[Text], rows: int) -> torch.Tensor:

@@ -18,7 +18,15 @@ from hypothesis import strategies as st
 
 from naive_preferences import Naive, Text, last_states, sums
 from penname.methods.prlhf.answers import Answers, Question
-from penname.methods.prlhf.jobs import Example, PreferenceJob, judge_pairs, judge_ratings
+from penname.methods.prlhf.jobs import (
+    Example,
+    PreferenceJob,
+    judge_pairs,
+    judge_ratings,
+    judge_sparse,
+    with_token_reference,
+)
+from penname.methods.prlhf.losses import gap, sparse_gap
 from penname.methods.prlhf.users import GENERIC, Kind, SoftUsers
 from penname.train import likelihood
 from penname.train.likelihood import token_log_probs
@@ -322,3 +330,52 @@ def test_an_anchor_counts_what_the_chosen_answer_has_lost() -> None:
     assert float(anchored[0]) == pytest.approx(math.log(1 + math.exp(0.5 * 5)))
     assert float(anchored[1]) == float(plain[1])
     assert torch.equal(margins, same)
+
+
+@pytest.mark.parametrize(("count", "weight"), [(1, 0.0), (3, 0.5), (100, 2.0)])
+@pytest.mark.parametrize("kind", ["individual", "vanilla"])
+def test_sparse_losses_and_gradients_are_those_of_plain_loops(
+    lora: Trainable, kind: str, count: int, weight: float
+) -> None:
+    users = None if kind == "vanilla" else soft_users("individual", lora)
+    plain_pairs = pairs() if users else [replace(one, user=GENERIC) for one in pairs()]
+    answers = Answers(lora.reader, by_token=True)
+
+    def ask(asked: Sequence[Any]) -> list[tuple[float, ...]]:
+        questions = [Question(GENERIC, prompt, answer) for prompt, answer in asked]
+        found = {place: row for some in answers.each_by_token(questions, 60) for place, row in some.items()}
+        return [tuple(found[place]) for place in range(len(questions))]
+
+    with lora.reader.model.disable_adapter():
+        examples = with_token_reference(plain_pairs, ask)
+    for one, other in zip(examples, with_reference(plain_pairs, lora), strict=True):
+        assert one.reference == pytest.approx(other.reference, rel=1e-5)
+    parameters = {**lora.parameters, **(users.trained() if users else {})}
+    judge = judge_sparse(BETA, "sigmoid", count, weight)
+    reader = Answers(lora.reader, users, by_token=True)
+    found = step(PreferenceJob(reader, judge, examples, (), alpha=ALPHA, portion=60))
+    ours = gradients(parameters)
+    with plain(lora.reader) as model:
+        naive = Naive(model, users=users and users.trained(), tokens=ROWS)
+        expected = naive.sparse_loss(examples, count=count, weight=weight, beta=BETA, alpha=ALPHA)
+        expected.backward()
+    assert found["loss"] == pytest.approx(float(expected.detach()), rel=1e-4)
+    assert_same(ours, gradients(parameters))
+    job = PreferenceJob(
+        Answers(lora.reader, users), judge_pairs(BETA, "sigmoid"), (), examples, alpha=1.0, portion=60
+    )
+    told = PreferenceJob(reader, judge, (), examples, alpha=1.0, portion=60)
+    with torch.no_grad():
+        assert told.evaluate()["accuracy"] == job.evaluate()["accuracy"]  # by the gap of all tokens
+
+
+def test_of_the_rejected_answer_the_tokens_that_lost_most_count() -> None:
+    chosen = torch.tensor([[0.5, -1.0, 0.0], [2.0, 0.0, 0.0]])
+    rejected = torch.tensor([[-3.0, 0.5, -1.0, -0.5], [-0.25, 0.0, 0.0, 0.0]])
+    there = torch.tensor([[True, True, True, True], [True, False, False, False]])
+    by_two, lost = sparse_gap(chosen, rejected, there, 2)
+    assert by_two.tolist() == [0.5 - 1 + 3 + 1, 2 + 0.25]
+    assert lost.tolist() == [1 + 0.5, 0]
+    zeros = torch.zeros(2)
+    everything = gap(chosen.sum(1), rejected.sum(1), zeros, zeros)
+    assert torch.equal(sparse_gap(chosen, rejected, there, 9)[0], everything)

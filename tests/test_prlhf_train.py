@@ -81,6 +81,7 @@ def test_the_losses_of_a_training_are_as_ever(tmp_path: Path, tiny_model: Path) 
     [
         ("p-dpo", {}),
         ("p-dpo", {"users": "cluster", "loss": "kto"}),
+        ("p-dpo", {"sparse": 2, "anchor": 0.05}),
         ("p-rm", {}),
         ("p-dpo", {"weights": "full"}),
     ],
@@ -316,6 +317,18 @@ def test_the_reference_is_asked_once_for_several_trainings(tmp_path: Path, tiny_
     assert curve(tmp_path / "a") == curve(tmp_path / "b") == curve(tmp_path / "c")
 
 
+def test_what_the_reference_says_of_tokens_is_kept_beside_the_sums(tmp_path: Path, tiny_model: Path) -> None:
+    file = tmp_path / "reference.sqlite"
+    train("p-dpo", tmp_path / "sums", tiny_model, config=settings(2), reference=file)
+    sparse = settings(2, sparse=1)
+    train("p-dpo", tmp_path / "a", tiny_model, config=sparse, reference=file)
+    before = file.read_bytes()
+    train("p-dpo", tmp_path / "b", tiny_model, config=sparse, reference=file)
+    assert file.read_bytes() == before
+    assert curve(tmp_path / "a") == curve(tmp_path / "b")
+    assert curve(tmp_path / "a") != curve(tmp_path / "sums")
+
+
 # --- what is in the way
 
 
@@ -455,6 +468,8 @@ def test_more_rows_than_the_vocabulary_are_refused(tmp_path: Path, tiny_model: P
         ({"beta": 0.0}, "beta: 0.0 is not above 0"),
         ({"beta": float("nan")}, "beta: nan is not above 0"),
         ({"user_tokens": 0}, "user_tokens: 0 is too small; at least 1"),
+        ({"sparse": -1}, "sparse: -1 is too small; at least 0"),
+        ({"sparse": 3, "loss": "kto"}, "KTO's single ratings have no pair"),
     ],
 )
 def test_settings_that_cannot_be_meant(changes: dict[str, Any], said: str) -> None:

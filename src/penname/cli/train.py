@@ -101,6 +101,12 @@ def p_dpo(
             "--anchor", metavar="W", help="How much counts what the chosen text becomes less likely: 5 or so."
         ),
     ] = 0.0,
+    sparse: Annotated[
+        int,
+        typer.Option(
+            "--sparse", metavar="K", help="Of a rejected text the K tokens that lost most count; 0: all."
+        ),
+    ] = 0,
     alpha: Alpha = 0.5,
     user_tokens: Tokens = 10,
     clusters: Clusters = 5,
@@ -203,7 +209,13 @@ def _check_options(context: typer.Context, asked: Mapping[str, Any]) -> None:
     """
     users = asked["users"]
     common = ("preferences", "out", "users", "held_out", "seed", "task", "only", "json", "context")
-    ours = ("loss", "beta", "anchor", "reference")  # of p-dpo alone, which has them for all user models
+    ours = (
+        "loss",
+        "beta",
+        "anchor",
+        "sparse",
+        "reference",
+    )  # of p-dpo alone, which has them for all user models
     # The head of a reward goes by the users' rate.
     unused = ("alpha", "user_tokens", "user_lr") if "beta" in asked else ("alpha", "user_tokens")
     mine = {
@@ -239,7 +251,7 @@ def _config(asked: Mapping[str, Any]) -> PDPOConfig:
         "portion",
         "held_out",
     )
-    own = {name: asked[name] for name in (*same, "loss", "beta", "anchor") if name in asked}
+    own = {name: asked[name] for name in (*same, "loss", "beta", "anchor", "sparse") if name in asked}
     return PDPOConfig(
         **own,
         **lora_and_loop(asked),

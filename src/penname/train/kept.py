@@ -22,6 +22,9 @@ Asked = tuple[tuple[int, ...], tuple[int, ...]]
 T = TypeVar("T", bound=Hashable)
 """What is asked about: tuples of numbers and texts, all that the number hangs on beside the model."""
 
+N = TypeVar("N", float, bytes)
+"""A number, or several as bytes."""
+
 
 class Kept:
     """Numbers of one model, such as log-probabilities of answers after their prompts.
@@ -38,8 +41,8 @@ class Kept:
     def ask(
         self,
         asked: Sequence[T],
-        compute: Callable[[Sequence[T]], Iterator[Mapping[int, float]]],
-    ) -> list[float]:
+        compute: Callable[[Sequence[T]], Iterator[Mapping[int, N]]],
+    ) -> list[N]:
         """The number of each, computed where it is not there yet.
 
         Args:
@@ -64,10 +67,10 @@ class Kept:
         self,
         database: sqlite3.Connection,
         asked: Sequence[T],
-        compute: Callable[[Sequence[T]], Iterator[Mapping[int, float]]],
-    ) -> list[float]:
+        compute: Callable[[Sequence[T]], Iterator[Mapping[int, N]]],
+    ) -> list[N]:
         keys = [self._key(one) for one in asked]
-        found: dict[bytes, float] = {}
+        found: dict[bytes, N] = {}
         for key in dict.fromkeys(keys):
             row = database.execute("SELECT number FROM kept WHERE key = ?", (key,)).fetchone()
             if row is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from penname.errors import ModelError
 from penname.train.attention import NAME, Span, batches
@@ -52,6 +53,20 @@ class PackedReader:
         Args:
             extra: (m, width) embeddings that ids from the vocabulary's size on stand for.
         """
+        per_token, lengths = self._log_probs(trees, extra)
+        owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(self.device)
+        return torch.zeros(len(lengths), device=self.device).index_add(0, owner, per_token)
+
+    def log_probs_by_token(self, trees: Sequence[Tree], extra: torch.Tensor | None = None) -> torch.Tensor:
+        """log p of each token of each branch: (branches, longest) float32, 0 behind a branch's end.
+
+        Arguments as those of `log_probs`.
+        """
+        per_token, lengths = self._log_probs(trees, extra)
+        return pad_sequence(list(torch.split(per_token, lengths)), batch_first=True)
+
+    def _log_probs(self, trees: Sequence[Tree], extra: torch.Tensor | None) -> tuple[torch.Tensor, list[int]]:
+        """log p of all branches' tokens, one after the other, and how many each branch has."""
         # A branch's last token is not read: nothing is asked of what would follow it.
         spans, hidden = self._read(trees, extra, skip=1)
         rows: list[int] = []
@@ -63,9 +78,7 @@ class PackedReader:
                 tokens += branch
         index, chosen = self._ids(rows), self._ids(tokens)
         per_token = token_log_probs(hidden[index], self._head(), chosen)
-        lengths = [len(branch) for tree in trees for branch in tree.branches]
-        owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(self.device)
-        return torch.zeros(len(lengths), device=self.device).index_add(0, owner, per_token)
+        return per_token, [len(branch) for tree in trees for branch in tree.branches]
 
     def last_hidden(self, trees: Sequence[Tree], extra: torch.Tensor | None = None) -> torch.Tensor:
         """The hidden state at the last token of each branch: (branches, width), in the model's type."""

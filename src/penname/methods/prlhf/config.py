@@ -32,7 +32,8 @@ class PDPOConfig:
     loss: Loss = "sigmoid"  # sigmoid (DPO), ipo, or kto for single ratings; P-RM has but one
     alpha: float = 0.5  # share of the user's own loss, the rest is the generic user's
     beta: float = 0.1  # 0.1 to 0.5 in the paper
-    anchor: float = 0.0  # λ of DPOP: what the chosen text loses against the reference counts so much; ours
+    anchor: float = 0.0  # what texts may not lose against the reference counts so much: λ of DPOP; ours
+    sparse: int = 0  # tokens of a rejected text that count, those that lost most; 0: all, as published; ours
     user_tokens: int = 10  # T_u, rows of a soft prompt
     clusters: int = 5  # K, 5 or 10
     weights: Weights = "lora"  # what of the model is trained
@@ -53,8 +54,8 @@ class PDPOConfig:
         for name, (value, top) in most.items():
             if not 0 <= value <= top:
                 raise BadInputError(f"{name}: {value} is not from 0 to {top:g}")
-        if self.anchor and self.loss == "kto":
-            raise BadInputError("anchor: KTO's single ratings have no chosen text; leave it out")
+        if (self.anchor or self.sparse) and self.loss == "kto":
+            raise BadInputError("anchor, sparse: KTO's single ratings have no pair; leave them out")
         least = {"beta": self.beta, "epochs": self.loop.epochs, "lr": self.optimizer.lr}
         for name, value in least.items():
             if not value > 0:
@@ -65,7 +66,9 @@ class PDPOConfig:
             "max_tokens": self.max_tokens,
             "batch": self.loop.batch,
             "lora rank": self.lora.rank,
+            "sparse": self.sparse,
         }
         for name, count in counts.items():
-            if count < 1:
-                raise BadInputError(f"{name}: {count} is too small; at least 1")
+            lowest = 0 if name == "sparse" else 1
+            if count < lowest:
+                raise BadInputError(f"{name}: {count} is too small; at least {lowest}")

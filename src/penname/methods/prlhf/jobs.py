@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from penname.methods.prlhf.answers import Answers, Question
-from penname.methods.prlhf.losses import PairLoss, anchored, gap, kto_loss, mixed, pair_loss
+from penname.methods.prlhf.losses import (
+    PairLoss,
+    anchored,
+    gap,
+    kto_loss,
+    mixed,
+    pair_loss,
+    sparse_gap,
+)
 from penname.methods.prlhf.users import GENERIC
 from penname.train.kept import Asked
 from penname.train.loop import Metrics
@@ -28,6 +38,7 @@ class Example:
     weight: float = 1.0
     other: tuple[int, ...] = ()  # an answer to another prompt, for KTO's reference point
     other_reference: float = 0.0
+    by_token: tuple[tuple[float, ...], ...] = ()  # log π_ref of each answer's tokens, where they are needed
 
     @property
     def tokens(self) -> int:
@@ -55,8 +66,27 @@ def with_reference(examples: Sequence[Example], ask: Callable[[list[Asked]], lis
     ]
 
 
+def with_token_reference(
+    examples: Sequence[Example], ask: Callable[[list[Asked]], list[tuple[float, ...]]]
+) -> list[Example]:
+    """Pairs with what the reference says of each token of their answers.
+
+    Args:
+        ask: from (prompt, answer) pairs to the log-probabilities of the answers' tokens.
+    """
+    found = iter(ask([(one.prompt, answer) for one in examples for answer in one.answers]))
+    own = [tuple(next(found) for _ in one.answers) for one in examples]
+    return [
+        replace(one, reference=tuple(map(math.fsum, tokens)), by_token=tokens)
+        for one, tokens in zip(examples, own, strict=True)
+    ]
+
+
 Judge = Callable[[torch.Tensor, Sequence[Example], float], tuple[torch.Tensor, torch.Tensor]]
-"""From values (n, answers), their examples and the reference point to losses (n,) and margins (n,)."""
+"""From values (n, answers), their examples and the reference point to losses (n,) and margins (n,).
+
+By token the values are (n, answers, longest).
+"""
 
 
 def judge_pairs(beta: float, loss: PairLoss, anchor: float = 0.0) -> Judge:
@@ -74,6 +104,31 @@ def judge_pairs(beta: float, loss: PairLoss, anchor: float = 0.0) -> Judge:
         delta = gap(values[:, 0], values[:, 1], reference[:, 0], reference[:, 1])
         held = anchored(delta, values[:, 0], reference[:, 0], anchor) if anchor else delta
         return pair_loss(held, beta, loss), beta * delta.detach()
+
+    return judge
+
+
+def judge_sparse(beta: float, loss: PairLoss, count: int, anchor: float) -> Judge:
+    """P-DPO and P-IPO by `losses.sparse_gap`, from values by token. The margin is β Δ of all tokens.
+
+    Args:
+        anchor: what a nat costs that other tokens have lost. It stands beside the loss: within the gap it
+            would have no force any more where the pair is in order.
+    """
+
+    def judge(
+        values: torch.Tensor, examples: Sequence[Example], zero: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        del zero
+        tokens = [torch.tensor(one) for example in examples for one in example.by_token]
+        reference = pad_sequence(tokens, batch_first=True).to(values.device)
+        longest = reference.shape[1]
+        ratios = values[..., :longest] - reference.view(len(examples), 2, longest)
+        lengths = torch.tensor([len(example.answers[1]) for example in examples], device=values.device)
+        there = torch.arange(longest, device=values.device) < lengths[:, None]
+        delta = ratios.sum(dim=2).detach()
+        held, lost = sparse_gap(ratios[:, 0], ratios[:, 1], there, count)
+        return pair_loss(held, beta, loss) + anchor * lost, beta * (delta[:, 0] - delta[:, 1])
 
     return judge
 
@@ -172,7 +227,7 @@ class PreferenceJob:
         return mixed(own_losses, losses, shares), own_margins, margins
 
     def _values(self, examples: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Own and generic values of all answers, (n, answers), and each example's share α of the own.
+        """Own and generic values of all answers, as a judge wants them, and each example's share α of own.
 
         Where one of the two has no share, it is not read: the other stands in its place.
         """
@@ -182,7 +237,8 @@ class PreferenceJob:
             own, generic = (example.user if share else GENERIC), (GENERIC if share < 1 else example.user)
             for side, user in zip(sides, (own, generic), strict=True):
                 side += [Question(user, example.prompt, answer) for answer in example.answers]
-        values = self._answers.values(sides[0] + sides[1]).view(2, len(examples), -1)
+        values = self._answers.values(sides[0] + sides[1])
+        values = values.view(2, len(examples), -1, *values.shape[1:])
         return values[0], values[1], torch.tensor(shares, device=values.device)
 
     def _zero(self, examples: Sequence[Example]) -> float:

@@ -35,6 +35,31 @@ def anchored(
     return delta - weight * (ref_chosen - chosen).clamp(min=0)
 
 
+def sparse_gap(
+    chosen: torch.Tensor, rejected: torch.Tensor, there: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A gap by few tokens of the rejected answer, and what all others have lost; ours, (pairs,) each.
+
+    With r_t = log π(y_t|x, y_<t, e_v) − log π_ref(y_t|x, y_<t) of each token, and K the `count` least of the
+    rejected answer, the gap is Σ_t r_t(y_w) − Σ_{t in K} r_t(y_l), and lost is Σ max(0, −r_t) over the other
+    tokens of both. DPO's sum over all tokens is also made large by a little less of every token of a long
+    rejected answer, and who learns that no longer writes.
+
+    Args:
+        chosen, rejected: r_t of the answers' tokens, (pairs, longest), 0 behind an answer's end.
+        there: which tokens the rejected answers have, (pairs, longest) of bool.
+    """
+    least = rejected.masked_fill(~there, torch.inf)
+    least = least.topk(min(count, least.shape[1]), largest=False).values
+    least = least.masked_fill(least.isinf(), 0)
+    return chosen.sum(dim=1) - least.sum(dim=1), _lost(chosen) + _lost(rejected) - _lost(least)
+
+
+def _lost(ratios: torch.Tensor) -> torch.Tensor:
+    """What the tokens have become less likely: (n,) of (n, tokens)."""
+    return (-ratios).clamp(min=0).sum(dim=1)
+
+
 def pair_loss(delta: torch.Tensor, beta: float, loss: PairLoss = "sigmoid") -> torch.Tensor:
     """The loss of each pair, (pairs,), from its gap Δ.
 

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from penname.errors import BadInputError
@@ -25,7 +26,9 @@ from penname.methods.prlhf.jobs import (
     PreferenceJob,
     judge_pairs,
     judge_ratings,
+    judge_sparse,
     with_reference,
+    with_token_reference,
 )
 from penname.methods.prlhf.table import UserTable
 from penname.methods.prlhf.texts import TextReader
@@ -103,18 +106,19 @@ def train_preferences(
     with workshop(out, asked) as folder:
         numbers = {user: number for number, user in enumerate(kept.users)} if soft else {}
         sides = [reader.examples(side.items, numbers) for side in (kept, held)]
+        by_token = method == "p-dpo" and config.sparse > 0
         if method == "p-dpo":
             note(f"the reference's log-probabilities of {len(fitting):,} preferences, once")
-            numbers_kept = Kept(
-                reference or folder / "reference.sqlite", f"{trainable.fingerprint} {trainable.dtype}"
-            )
-            sides = [_with_reference(side, trainable, numbers_kept, config.portion) for side in sides]
+            model_name = f"{trainable.fingerprint} {trainable.dtype}{' by token' if by_token else ''}"
+            numbers_kept = Kept(reference or folder / "reference.sqlite", model_name)
+            ask = _with_token_reference if by_token else _with_reference
+            sides = [ask(side, trainable, numbers_kept, config.portion) for side in sides]
         parts = _Parts.new(method, trainable, config, len(numbers))
         steps = steps_of(len(sides[0]), config.loop)
         mixtures = frozenset[str]() if parts.users is None else parts.users.mixtures
         optimizer = Optimizer(trainable.parameters, parts.own, config.optimizer, steps, mixtures)
         job = PreferenceJob(
-            Answers(trainable.reader, parts.users, parts.head),
+            Answers(trainable.reader, parts.users, parts.head, by_token=by_token),
             _judge(method, config),
             *sides,
             alpha=config.alpha,
@@ -142,6 +146,8 @@ def _judge(method: Method, config: PDPOConfig) -> Judge:
         return judge_ratings(config.beta)
     if method == "p-rm":
         return judge_pairs(1.0, "sigmoid")
+    if config.sparse:
+        return judge_sparse(config.beta, config.loss, config.sparse, config.anchor)
     return judge_pairs(config.beta, config.loss, config.anchor)
 
 
@@ -191,3 +197,20 @@ def _with_reference(examples: Sequence[Example], model: Trainable, kept: Kept, p
         return answers.each([Question(GENERIC, prompt, answer) for prompt, answer in asked], portion)
 
     return with_reference(examples, lambda asked: kept.ask(asked, compute))
+
+
+def _with_token_reference(
+    examples: Sequence[Example], model: Trainable, kept: Kept, portion: int
+) -> list[Example]:
+    """As `_with_reference`, of each token."""
+    answers = Answers(model.reader, by_token=True)
+
+    def compute(asked: Sequence[Asked]) -> Iterator[Mapping[int, bytes]]:
+        questions = [Question(GENERIC, prompt, answer) for prompt, answer in asked]
+        for some in answers.each_by_token(questions, portion):
+            yield {place: np.array(tokens, np.float32).tobytes() for place, tokens in some.items()}
+
+    def ask(asked: Sequence[Asked]) -> list[tuple[float, ...]]:
+        return [tuple(np.frombuffer(one, np.float32).tolist()) for one in kept.ask(asked, compute)]
+
+    return with_token_reference(examples, ask)
