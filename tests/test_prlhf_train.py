@@ -387,6 +387,12 @@ def test_the_kind_of_preferences_must_fit_the_loss(tmp_path: Path, tiny_model: P
             train(method, tmp_path / "run", tiny_model, prepared, settings(2, loss=loss))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("changes", [{"anchor": 1.0}, {"sparse": 3}])
+def test_a_reward_has_no_tokens_to_keep(tmp_path: Path, tiny_model: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(BadInputError, match="a reward has no tokens"):
+        train("p-rm", tmp_path / "run", tiny_model, config=settings(2, **changes))
+
+
 def test_a_result_that_is_there_is_not_touched(tmp_path: Path, tiny_model: Path) -> None:
     train("p-dpo", tmp_path / "run", tiny_model, config=settings(2))
     before = {file: (tmp_path / "run" / file).read_bytes() for file in files(tmp_path / "run")}

@@ -98,7 +98,9 @@ def p_dpo(
     anchor: Annotated[
         float,
         typer.Option(
-            "--anchor", metavar="W", help="How much counts what the chosen text becomes less likely: 5 or so."
+            "--anchor",
+            metavar="W",
+            help="What a chosen text becomes less likely counts so much: 5 or so; 0.02 with --sparse.",
         ),
     ] = 0.0,
     sparse: Annotated[
@@ -209,13 +211,8 @@ def _check_options(context: typer.Context, asked: Mapping[str, Any]) -> None:
     """
     users = asked["users"]
     common = ("preferences", "out", "users", "held_out", "seed", "task", "only", "json", "context")
-    ours = (
-        "loss",
-        "beta",
-        "anchor",
-        "sparse",
-        "reference",
-    )  # of p-dpo alone, which has them for all user models
+    # Of p-dpo alone, which has them for all user models.
+    ours = ("loss", "beta", "anchor", "sparse", "reference")
     # The head of a reward goes by the users' rate.
     unused = ("alpha", "user_tokens", "user_lr") if "beta" in asked else ("alpha", "user_tokens")
     mine = {

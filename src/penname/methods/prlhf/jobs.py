@@ -123,7 +123,7 @@ def judge_sparse(beta: float, loss: PairLoss, count: int, anchor: float) -> Judg
         tokens = [torch.tensor(one) for example in examples for one in example.by_token]
         reference = pad_sequence(tokens, batch_first=True).to(values.device)
         longest = reference.shape[1]
-        ratios = values[..., :longest] - reference.view(len(examples), 2, longest)
+        ratios = values - reference.view(len(examples), 2, longest)
         lengths = torch.tensor([len(example.answers[1]) for example in examples], device=values.device)
         there = torch.arange(longest, device=values.device) < lengths[:, None]
         delta = ratios.sum(dim=2).detach()

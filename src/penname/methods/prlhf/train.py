@@ -78,6 +78,8 @@ def train_preferences(
         raise BadInputError(
             f"{method} with the loss {config.loss!r} cannot train on this kind of preferences"
         )
+    if method == "p-rm" and (config.anchor or config.sparse):
+        raise BadInputError("anchor, sparse: a reward has no tokens that could lose; leave them out")
     check_free(out.expanduser())
     trainable = load_trainable(
         model, weights=config.weights, lora=config.lora, dtype=config.dtype, seed=config.loop.seed
