@@ -17,22 +17,24 @@ merged model there and here.
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from penname.evaluate.demo import load_sample
 from penname.lm import ModelConfig, load_model
-from penname.lm.base import Generation, Prefix, Sampling, Shape
+from penname.lm.base import Generation, Sampling, Shape
 from penname.methods.prlhf.method import Personal, open_personal
 from penname.records import Message, Prompt
 from penname.store import Store
 from penname.train.folder import open_trained
+from penname.train.merge import FOLDER
+from serve import pairs, row
 
 TOKENS = 48
+SOFT = "soft"
 
 
 def titles(n: int) -> list[str]:
@@ -41,13 +43,6 @@ def titles(n: int) -> list[str]:
         load_sample(store)
         found = [document.title for user in store.users() for document in store.user(user.id).documents()]
     return [title for title in found if title][:n]
-
-
-def streamed(run: Personal, prompt: str, prefix: Prefix | None, sampling: Sampling) -> str:
-    """The pieces of a stream, put together."""
-    stream = run.model.stream(prompt, sampling, prefix)
-    assert isinstance(stream, Generator)
-    return "".join(stream)
 
 
 def compare(here: Personal, there: Personal, prompts: Sequence[str], users: Sequence[str]) -> int:
@@ -60,7 +55,9 @@ def compare(here: Personal, there: Personal, prompts: Sequence[str], users: Sequ
         here.model.generate([text], 1, sampling, [one])[0] for text, one in zip(texts, soft, strict=True)
     ]
     with ThreadPoolExecutor(len(users)) as pool:
-        pieces = list(pool.map(lambda text, one: streamed(there, text, one, sampling), texts, soft))
+        pieces = list(
+            pool.map(lambda text, one: "".join(there.model.stream(text, sampling, one)), texts, soft)
+        )
     same = sum(_same(one, other) for [one], [other] in zip(found, wanted, strict=True))
     alike = sum(one.text == piece for [one], piece in zip(found, pieces, strict=True))
     distinct = len({one.text for [one] in found})
@@ -80,45 +77,37 @@ def cost(there: Personal, prompts: Sequence[str], users: Sequence[str], turns: i
     """Print time and throughput with soft prompts and without."""
     with ThreadPoolExecutor(len(users)) as pool:
 
-        def one(soft: bool, prompt: str, user: str, tokens: int) -> int:
-            prefix = there.prefix(user) if soft else None
+        def one(arm: str, prompt: str, user: str, tokens: int) -> int:
+            prefix = there.prefix(user) if arm == SOFT else None
             [[text]] = there.model.generate([prompt], 1, Sampling(max_tokens=tokens, temperature=0), [prefix])
             return text.tokens
 
-        def first(soft: bool, turn: int) -> float:
+        def first(arm: str, text: str) -> float:
             began = time.perf_counter()
-            one(soft, f"{prompts[turn % len(prompts)]}, part {turn}", users[0], 1)
-            return 1000 * (time.perf_counter() - began)
+            one(arm, text, users[0], 1)
+            return time.perf_counter() - began
 
-        def together(soft: bool, turn: int) -> float:
+        def together(arm: str, text: str) -> float:
             began = time.perf_counter()
-            asked = [(soft, f"{prompts[turn % len(prompts)]}, part {turn}", user, TOKENS) for user in users]
-            return sum(pool.map(lambda args: one(*args), asked)) / (time.perf_counter() - began)
+            tokens: int = sum(pool.map(lambda user: one(arm, text, user, TOKENS), users))
+            return tokens / (time.perf_counter() - began)
 
-        shown = (("first token, ms", first, 4 * turns), (f"{len(users)} users, tokens/s", together, turns))
-        for name, ask, count in shown:
-            for soft in (True, False):
-                ask(soft, 10_000)
-            rows = []
-            for turn in range(count):
-                order = (True, False) if turn % 2 else (False, True)
-                took = {soft: ask(soft, turn) for soft in order}
-                rows.append((took[True], took[False]))
-            ratios = [a / b for a, b in rows]
-            ours, none = (statistics.median(row[side] for row in rows) for side in (0, 1))
-            spread = f"{statistics.median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f})"
-            print(f"{name}: {ours:.1f} with soft prompts, {none:.1f} without: {spread}")
+        print(f"{'':34}{SOFT:>10}{'none':>10} {'':9}{'ratio (range)'}")
+        warm, *texts = (f"{prompts[turn % len(prompts)]}, part {turn}" for turn in range(4 * turns + 1))
+        pairs(first, SOFT, [warm])
+        print(row("first token", "ms", pairs(first, SOFT, texts), 1000, slower=True))
+        pairs(together, SOFT, [warm])
+        found = pairs(together, SOFT, texts[:turns])
+        print(row(f"{len(users)} users at once", "tokens/s", found, 1, slower=False))
 
 
 def scores(args: argparse.Namespace) -> int:
     """Print by how much log-probabilities differ; returns 1 where it is more than rounding."""
-    worst = 0.0
+    worst, found, merged = 0.0, titles(args.prompts), str(args.run / FOLDER)
     shapes: tuple[Shape, ...] = ("completion", "chat")
     for shape in shapes:
-        merged = str(args.run / "merged")
         here = load_model(ModelConfig(merged, dtype=args.dtype, device="cpu", shape=shape))
         there = load_model(ModelConfig(args.url, shape=shape))
-        found = titles(args.prompts)
         prompts: list[Prompt] = list(found)
         if shape == "chat":
             prompts = [(Message(role="user", content=title),) for title in found]

@@ -15,15 +15,16 @@ Trained = Annotated[
     Path | None,
     typer.Option("--trained", metavar="DIR", help="A result of `penname train`. Default: p-dpo's own place."),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODEL", help="The base model, where it has moved since training."),
+]
 
 
 def adapt(
     user: UserArgument,
     trained: Trained = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="MODEL", help="The base model, where it has moved since training."),
-    ] = None,
+    model: Base = None,
     db: Db = None,
     json: Json = False,
 ) -> None:
@@ -65,10 +66,7 @@ def score(
     prompt: Annotated[
         str, typer.Option("--prompt", metavar="TEXT", help="What the answers were written for.")
     ] = "",
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="MODEL", help="The base model, where it has moved since training."),
-    ] = None,
+    model: Base = None,
     json: Json = False,
 ) -> None:
     """Tell how much users would like some answers, by a trained reward.
@@ -110,10 +108,7 @@ def score(
 
 def merge(
     run: Annotated[Path, typer.Argument(metavar="DIR", help="A result of `penname train`.")],
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="MODEL", help="The base model, where it has moved since training."),
-    ] = None,
+    model: Base = None,
     dtype: Annotated[
         Literal["float32", "bfloat16"] | None,
         typer.Option("--dtype", help="Of the weights. Default: as trained."),

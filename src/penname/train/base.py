@@ -10,6 +10,7 @@ from penname.lm import ModelConfig, load_model, parse
 from penname.train.folder import Trained
 
 if TYPE_CHECKING:
+    from penname.lm.config import DType
     from penname.train.model import Trainable
 
 
@@ -52,18 +53,21 @@ def checked_base(trained: Trained, base: str | ModelConfig | None) -> ModelConfi
     return config
 
 
-def load_run(trained: Trained, model: str | ModelConfig | None = None) -> Trainable:
+def load_run(
+    trained: Trained, model: str | ModelConfig | None = None, dtype: DType | None = None
+) -> Trainable:
     """The run's model, frozen, as it was trained: base, adapter and type.
 
     Args:
         model: the base, where it is no longer where the run recorded it; a run of all weights needs none.
+        dtype: another type than that.
 
     Raises:
         TrainedError: the adapter is missing, or the base model has other weights.
     """
     from penname.train.model import load_trainable
 
-    dtype = trained.settings.get("dtype")
+    dtype = dtype or trained.settings.get("dtype")
     whole = trained.path / "model"
     if trained.adapter is None and whole.is_dir():
         shape = trained.settings.get("shape")

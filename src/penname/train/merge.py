@@ -8,7 +8,7 @@ from pathlib import Path
 from penname.errors import BadInputError
 from penname.lm import ModelConfig
 from penname.lm.config import DType
-from penname.train.base import checked_base
+from penname.train.base import load_run
 from penname.train.folder import open_trained
 
 FOLDER = "merged"
@@ -37,10 +37,9 @@ def merge(run: Path | str, base: str | ModelConfig | None = None, dtype: DType |
         raise BadInputError(f"{out} is there already: remove it to have it made anew")
     import torch
 
-    from penname.train.model import load_trainable, save_whole
+    from penname.train.model import save_whole
 
-    config = checked_base(trained, base)
-    model = load_trainable(config, weights=None, dtype="float32", adapter=trained.adapter)
+    model = load_run(trained, base, "float32")  # the sum is rounded once, not each part of it
     making = out.with_name(f"{FOLDER}.making")
     shutil.rmtree(making, ignore_errors=True)
     save_whole(model, making, getattr(torch, dtype or trained.settings.get("dtype") or "bfloat16"))

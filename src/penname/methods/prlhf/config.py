@@ -61,14 +61,13 @@ class PDPOConfig:
             if not value > 0:
                 raise BadInputError(f"{name}: {value} is not above 0")
         counts = {
-            "user_tokens": self.user_tokens,
-            "clusters": self.clusters,
-            "max_tokens": self.max_tokens,
-            "batch": self.loop.batch,
-            "lora rank": self.lora.rank,
-            "sparse": self.sparse,
+            "user_tokens": (self.user_tokens, 1),
+            "clusters": (self.clusters, 1),
+            "max_tokens": (self.max_tokens, 1),
+            "batch": (self.loop.batch, 1),
+            "lora rank": (self.lora.rank, 1),
+            "sparse": (self.sparse, 0),
         }
-        for name, count in counts.items():
-            lowest = 0 if name == "sparse" else 1
+        for name, (count, lowest) in counts.items():
             if count < lowest:
                 raise BadInputError(f"{name}: {count} is too small; at least {lowest}")

@@ -108,7 +108,7 @@ def train_preferences(
     with workshop(out, asked) as folder:
         numbers = {user: number for number, user in enumerate(kept.users)} if soft else {}
         sides = [reader.examples(side.items, numbers) for side in (kept, held)]
-        by_token = method == "p-dpo" and config.sparse > 0
+        by_token = config.sparse > 0
         if method == "p-dpo":
             note(f"the reference's log-probabilities of {len(fitting):,} preferences, once")
             model_name = f"{trainable.fingerprint} {trainable.dtype}{' by token' if by_token else ''}"
