@@ -23,11 +23,13 @@ and each in its own way: see with float32 that the losses agree. Peak memory is 
 for each, the peers' with the allocator as it comes; "loaded" is its size before the first step, penname's
 with the reference read. Last, where the time of one step of penname's with users goes, by torch's profiler.
 
-Without --data token ids are made up (seed fixed): prompts of 20 to 200 tokens, answers of 20 to 200, four
-users. A file is of TRL's form: JSON Lines of prompt, chosen, rejected, user_id.
+Without --data token ids are made up (seed fixed), of four users: prompts and answers of 20 to 200 tokens,
+or of other lengths by --prompts and --answers. TL;DR, the paper's data, has summaries of 24 to 48 tokens to
+posts of up to 512. A file is of TRL's form: JSON Lines of prompt, chosen, rejected, user_id.
 
     python benchmarks/pdpo.py [--model smollm2-135m] [--data FILE] [--pairs 32] [--batch 4] [--turns 5]
-                              [--dtype bfloat16] [--threads 2]
+                              [--prompts 20 200] [--answers 20 200] [--dtype bfloat16] [--threads 2]
+                              [--parts P-DPO vanilla]
 
 TRL is no dependency: pip install trl==1.16.0; without it that part is left out, and said to be.
 """
@@ -199,7 +201,7 @@ def soft_users(embeddings: torch.Tensor, examples: Batch) -> SoftUsers:
 def pairs(options: argparse.Namespace, model: Trainable) -> list[Example]:
     """The pairs to train on, in token ids, without the reference's numbers."""
     if options.data is None:
-        return made_up(options.pairs, model.reader.vocabulary)
+        return made_up(options, model.reader.vocabulary)
     reader = TextReader(model, None)
     most = min(PDPOConfig().max_tokens, model.context) - TOKENS
     prepared = fit(prepare(read_preferences(options.data)), reader.lengths, most)
@@ -210,13 +212,21 @@ def pairs(options: argparse.Namespace, model: Trainable) -> list[Example]:
     return reader.examples(items, numbers)
 
 
-def made_up(count: int, vocabulary: int) -> list[Example]:
+def made_up(options: argparse.Namespace, vocabulary: int) -> list[Example]:
     rng = np.random.default_rng(0)
 
-    def text() -> tuple[int, ...]:
-        return tuple(rng.integers(vocabulary, size=rng.integers(20, 201)).tolist())
+    def text(least: int, most: int) -> tuple[int, ...]:
+        return tuple(rng.integers(vocabulary, size=rng.integers(least, most + 1)).tolist())
 
-    return [Example(int(rng.integers(USERS)), text(), (text(), text()), (0.0, 0.0)) for _ in range(count)]
+    return [
+        Example(
+            int(rng.integers(USERS)),
+            text(*options.prompts),
+            (text(*options.answers), text(*options.answers)),
+            (0.0, 0.0),
+        )
+        for _ in range(options.pairs)
+    ]
 
 
 def with_reference(examples: Batch, model: Trainable) -> list[Example]:
@@ -292,6 +302,16 @@ def main() -> None:
     parser.add_argument("--data", help="preferences as JSON Lines in TRL's form")
     parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--batch", type=int, default=4)
+    for name in ("--prompts", "--answers"):
+        parser.add_argument(
+            name,
+            nargs=2,
+            type=int,
+            default=(20, 200),
+            metavar=("LEAST", "MOST"),
+            help="tokens of made-up ones",
+        )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
     if options.pairs < 2 * options.batch:
         parser.error("--pairs: at least two batches, as TRL's first step is not timed")
@@ -304,9 +324,17 @@ def main() -> None:
         f"{options.model}, {options.dtype}, {options.threads} threads; {options.pairs} pairs of {data}, "
         f"batches of {options.batch}; LoRA rank {LORA.rank}, {TOKENS} soft rows per user"
     )
-    names = [one for part in PARTS.values() for one in part]
+    names = [one for part in options.parts for one in PARTS[part]]
     # Memory first: the other processes find this one small.
     memory([one for one in names if one != "trl" or has_trl()])
+    if "P-DPO" in options.parts:
+        personalised(options)
+    if "vanilla" in options.parts:
+        compare("vanilla", options)
+
+
+def personalised(options: argparse.Namespace) -> None:
+    """With users; then what was read, and where the time of a step goes."""
     personal = compare("P-DPO", options)
     assert personal is not None
     lengths = [len(one.prompt) + len(answer) for one in personal.examples for answer in one.answers]
@@ -316,8 +344,6 @@ def main() -> None:
         "read once for both answers"
     )
     profile(partial(personal.step, range(options.batch)))
-    del personal
-    compare("vanilla", options)
 
 
 if __name__ == "__main__":

@@ -255,6 +255,8 @@ def test_bad_rows_are_told_and_counted(cli: Cli, rows: list[dict[str, Any]]) -> 
         (("--alpha", "1.5"), "alpha: 1.5 is not from 0 to 1"),
         (("--batch", "0"), "batch: 0 is too small"),
         (("--loss", "kto", "--max-tokens", "8"), "past the limit in tokens"),
+        (("--users", "cluster", "--lean", "1"), "--users cluster has no use for --lean: leave it out"),
+        (("--lean", "-1"), "lean: -1.0 is not from 0 to 100"),
         (("--users", "none"), "--users none has no use for --user-tokens: leave it out"),
         (("--lr", "1e30", "--user-lr", "1e30", "--epochs", "4"), "is no number: lower the learning rate"),
     ],

@@ -81,7 +81,7 @@ def test_the_losses_of_a_training_are_as_ever(tmp_path: Path, tiny_model: Path) 
     [
         ("p-dpo", {}),
         ("p-dpo", {"users": "cluster", "loss": "kto"}),
-        ("p-dpo", {"sparse": 2, "anchor": 0.05}),
+        ("p-dpo", {"sparse": 2, "anchor": 0.05, "lean": 2.0}),
         ("p-rm", {}),
         ("p-dpo", {"weights": "full"}),
     ],

@@ -57,6 +57,10 @@ train_app = typer.Typer(
 
 Alpha = Annotated[float, typer.Option("--alpha", help="Share of the user's own loss; the rest: the generic.")]
 Tokens = Annotated[int, typer.Option("--user-tokens", metavar="T", help="Rows of a soft prompt.")]
+Lean = Annotated[
+    float,
+    typer.Option("--lean", metavar="L", help="How far apart users start, each towards what was chosen."),
+]
 Clusters = Annotated[int, typer.Option("--clusters", metavar="K", help="Of --users cluster.")]
 Epochs = Annotated[float, typer.Option("--epochs", metavar="N", help="Times that each preference is seen.")]
 Batch = Annotated[
@@ -111,6 +115,7 @@ def p_dpo(
     ] = 0,
     alpha: Alpha = 0.5,
     user_tokens: Tokens = 10,
+    lean: Lean = 0.0,
     clusters: Clusters = 5,
     weights: Weights = "lora",
     rank: Rank = 8,
@@ -167,6 +172,7 @@ def p_rm(
     ] = 16,
     alpha: Alpha = 0.5,
     user_tokens: Tokens = 10,
+    lean: Lean = 0.0,
     clusters: Clusters = 5,
     weights: Weights = "lora",
     rank: Rank = 8,
@@ -219,7 +225,7 @@ def _check_options(context: typer.Context, asked: Mapping[str, Any]) -> None:
         "low-rank": ("features", "basis"),
         "pooled": ("features",),
         "alone": ("features",),
-        "individual": _SOFT,
+        "individual": (*_SOFT, "lean"),
         "cluster": (*_SOFT, "clusters", "mixture_lr"),
         "none": tuple(name for name in _SOFT if name not in unused),
     }[users]
@@ -241,6 +247,7 @@ def _config(asked: Mapping[str, Any]) -> PDPOConfig:
         "users",
         "alpha",
         "user_tokens",
+        "lean",
         "clusters",
         "weights",
         "dtype",

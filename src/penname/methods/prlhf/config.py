@@ -34,6 +34,7 @@ class PDPOConfig:
     beta: float = 0.1  # 0.1 to 0.5 in the paper
     anchor: float = 0.0  # what texts may not lose against the reference counts so much: λ of DPOP; ours
     sparse: int = 0  # tokens of a rejected text that count, those that lost most; 0: all, as published; ours
+    lean: float = 0.0  # how far from e_0 users start, towards what they chose; 0: at it, as published; ours
     user_tokens: int = 10  # T_u, rows of a soft prompt
     clusters: int = 5  # K, 5 or 10
     weights: Weights = "lora"  # what of the model is trained
@@ -50,12 +51,22 @@ class PDPOConfig:
         for name, allowed in (("users", get_args(Users)), ("loss", get_args(Loss))):
             if getattr(self, name) not in allowed:
                 raise BadInputError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}")
-        most = {"alpha": (self.alpha, 1.0), "held_out": (self.held_out, 0.99), "anchor": (self.anchor, 1e3)}
+        if (self.anchor or self.sparse) and self.loss == "kto":
+            raise BadInputError("anchor, sparse: KTO's single ratings have no pair; leave them out")
+        if self.lean and self.users != "individual":
+            raise BadInputError(f"lean: with users {self.users!r} there are no rows of users' own to start")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        most = {
+            "alpha": (self.alpha, 1.0),
+            "held_out": (self.held_out, 0.99),
+            "anchor": (self.anchor, 1e3),
+            "lean": (self.lean, 1e2),
+        }
         for name, (value, top) in most.items():
             if not 0 <= value <= top:
                 raise BadInputError(f"{name}: {value} is not from 0 to {top:g}")
-        if (self.anchor or self.sparse) and self.loss == "kto":
-            raise BadInputError("anchor, sparse: KTO's single ratings have no pair; leave them out")
         least = {"beta": self.beta, "epochs": self.loop.epochs, "lr": self.optimizer.lr}
         for name, value in least.items():
             if not value > 0:

@@ -30,6 +30,7 @@ from penname.methods.prlhf.jobs import (
     with_reference,
     with_token_reference,
 )
+from penname.methods.prlhf.leaning import leanings
 from penname.methods.prlhf.table import UserTable
 from penname.methods.prlhf.texts import TextReader
 from penname.methods.prlhf.users import GENERIC, SoftUsers
@@ -116,6 +117,9 @@ def train_preferences(
             ask = _with_token_reference if by_token else _with_reference
             sides = [ask(side, trainable, numbers_kept, config.portion) for side in sides]
         parts = _Parts.new(method, trainable, config, len(numbers))
+        if config.lean and parts.users is not None:
+            apart = leanings(sides[0], len(numbers), trainable.reader.embeddings.weight)
+            parts.users.lean(config.lean * apart)
         steps = steps_of(len(sides[0]), config.loop)
         mixtures = frozenset[str]() if parts.users is None else parts.users.mixtures
         optimizer = Optimizer(trainable.parameters, parts.own, config.optimizer, steps, mixtures)

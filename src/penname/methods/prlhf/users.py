@@ -6,7 +6,8 @@ A soft prompt is T_u rows in the model's embedding space, read before the prompt
     cluster      e_u = Σ_k softmax(w_u)_k V_k
 
 e_0 is the generic user, for anyone unknown; with clusters it is the mixture by a w_0 of its own. Rows start
-as copies of the model's own token embeddings, drawn without replacement.
+as copies of the model's own token embeddings, drawn without replacement. Individual users may start apart
+(`SoftUsers.lean`; ours).
 """
 
 from __future__ import annotations
@@ -70,6 +71,15 @@ class SoftUsers(torch.nn.Module):
             self.own = torch.nn.Embedding(max(1, n_users), clusters, sparse=True)
         torch.nn.init.zeros_(self.own.weight)
         self.to(embeddings.device)
+
+    def lean(self, leanings: torch.Tensor) -> None:
+        """Let each user start at e_0 and, in every row of the soft prompt, what that user leans to.
+
+        Args:
+            leanings: (n_users, width).
+        """
+        with torch.no_grad():
+            self.own.weight.copy_(leanings.repeat(1, self.tokens))
 
     def forward(self, users: Sequence[int]) -> torch.Tensor:
         """The soft prompts of these users (`GENERIC` for the generic one): (users, T_u, width), float32."""
