@@ -16,7 +16,8 @@ Prints, in five to seven minutes on one core:
                own accuracies, and of the worst tenth of them; one arm has each user with another's weights
     curve      unseen users' accuracy by the number of ratings revealed, 0 to 30: the test pairs are those
                among the ratings after the first thirty, the same at each point
-    ablations  the number of basis dimensions; text features or one dimension a joke (--quick: none)
+    ablations  the number of basis dimensions; text features or one dimension a joke; fewer seen users to
+               learn from (--quick: none)
 
 The jokes' texts are embedded once by the packaged embedder, and never shown.
 """
@@ -45,6 +46,7 @@ JOKES = 100
 REVEALED = 10
 CURVE = (0, 1, 2, 3, 5, 7, 10, 15, 20, 25, 30)
 RANKS = (1, 2, 4, 8, 16, 32)
+USERS = (250, 500, 1000)
 ALONE_DIMENSIONS, ALONE_C = 30, 0.003  # the per-user model: principal components of the texts, sklearn's C
 MF_RANK, MF_RIDGE, MF_PASSES = 5, 20.0, 15  # tuned on the validation split, ranks 5 to 10
 NORMAL_PASSES, NORMAL_SHRINK = 12, 0.15  # tuned on the validation split, 0.01 to 0.45
@@ -264,17 +266,20 @@ def curve(split: Split, ways: dict[str, Callable[[np.ndarray], np.ndarray]], see
         print(f"{n:>8} {each:>6.1f}  " + "  ".join(f"{text:>24}" for text in told))
 
 
-def ablations(split: Split, pairs: Pairs, texts: np.ndarray, config: LowRankConfig) -> None:
-    """The number of basis dimensions, and the features."""
+def ablations(split: Split, texts: np.ndarray, config: LowRankConfig) -> None:
+    """The number of basis dimensions, the features, and the number of users to learn from."""
     print(f"\nablations\n{'':34}{'seen':>7}{'unseen':>8}{'s':>6}")
-    tried = [(f"{rank + 1} basis dimensions", texts, rank) for rank in RANKS]
-    tried.append((f"{config.rank + 1} dimensions, no text features", np.eye(JOKES), config.rank))
-    for name, features, rank in tried:
+    everyone = len(split.train)
+    tried = [(f"{rank + 1} basis dimensions", texts, rank, everyone) for rank in RANKS]
+    tried.append((f"{config.rank + 1} dimensions, no text features", np.eye(JOKES), config.rank, everyone))
+    tried += [(f"{number} seen users", texts, config.rank, number) for number in USERS]
+    for name, features, rank, number in tried:
         started = time.perf_counter()
-        reward, weights = fit(features, pairs, len(split.train), LowRankConfig(rank=rank, seed=config.seed))
+        pairs = preferences(split.train[:number])
+        reward, weights = fit(features, pairs, number, LowRankConfig(rank=rank, seed=config.seed))
         took = time.perf_counter() - started
         basis = reward.basis(features)
-        seen = right(weights @ basis.T, split.seen_test)
+        seen = right(weights @ basis.T, split.seen_test[:number])
         unseen = right(fitted(reward, basis, split.revealed(REVEALED)) @ basis.T, split.rest(REVEALED))
         print(f"{name:34}{percent(seen):>7.2f}{percent(unseen):>8.2f}{took:>6.0f}")
 
@@ -364,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.seed,
     )
     if not options.quick:
-        ablations(split, pairs, texts, config)
+        ablations(split, texts, config)
 
 
 if __name__ == "__main__":

@@ -26,13 +26,13 @@ def leanings(examples: Sequence[Example], n_users: int, embeddings: torch.Tensor
         examples: to train on; those of nobody are not looked at.
         embeddings: (vocabulary, width), the model's own.
     """
-    weights = embeddings.detach().float()
-    total = torch.zeros(n_users, weights.shape[1], device=weights.device)
-    counts = torch.zeros(n_users, device=weights.device)
+    words = embeddings.detach()
+    total = torch.zeros(n_users, words.shape[1], device=words.device)
+    counts = torch.zeros(n_users, device=words.device)
     mine = [example for example in examples if example.user != GENERIC]
 
     def mean(answer: Sequence[int]) -> torch.Tensor:
-        return weights[list(answer)].mean(dim=0)
+        return words[list(answer)].float().mean(dim=0)
 
     rated = [mean(example.answers[0]) for example in mine if len(example.answers) == 1]
     middle = torch.stack(rated).mean(dim=0) if rated else None
@@ -45,4 +45,4 @@ def leanings(examples: Sequence[Example], n_users: int, embeddings: torch.Tensor
         counts[example.user] += 1
     found = total / counts.clamp(min=1)[:, None]
     size = found.norm(dim=1)[counts > 0].mean()
-    return found * weights.norm(dim=1).mean() / size if size > 0 else found
+    return found * words.norm(dim=1, dtype=torch.float32).mean() / size if size > 0 else found
