@@ -179,27 +179,21 @@ class Normal:
             unsure = np.zeros_like(self.covariance)
             filled = np.zeros_like(ratings)
             for place, row in enumerate(ratings):
-                has = ~np.isnan(row)
-                pull = self._pull(has)
-                filled[place] = self.mean + pull @ (row - self.mean)[has]
-                unsure += self.covariance - pull @ self.covariance[has]
+                filled[place], known = self._foretold(row)
+                unsure += self.covariance - known
             self.mean = filled.mean(0)
             apart = filled - self.mean
             found = (apart.T @ apart + unsure) / len(ratings)
             self.covariance = (1 - NORMAL_SHRINK) * found + NORMAL_SHRINK * np.diag(np.diag(found))
 
     def predict(self, ratings: np.ndarray) -> np.ndarray:
-        known = ~np.isnan(ratings)
-        return np.stack(
-            [
-                self.mean + self._pull(has) @ (row - self.mean)[has]
-                for row, has in zip(ratings, known, strict=True)
-            ]
-        )
+        return np.stack([self._foretold(row)[0] for row in ratings])
 
-    def _pull(self, has: np.ndarray) -> np.ndarray:
-        """From how far known ratings are from their means to all ratings: (JOKES, known)."""
-        return np.linalg.solve(self.covariance[np.ix_(has, has)], self.covariance[has]).T
+    def _foretold(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All of a user's ratings from those that are known, and the covariance that these take away."""
+        has = ~np.isnan(row)
+        pull = np.linalg.solve(self.covariance[np.ix_(has, has)], self.covariance[has]).T
+        return self.mean + pull @ (row - self.mean)[has], pull @ self.covariance[has]
 
 
 def _ridge(left: np.ndarray, factors: np.ndarray) -> np.ndarray:
@@ -266,7 +260,7 @@ def curve(split: Split, ways: dict[str, Callable[[np.ndarray], np.ndarray]], see
         print(f"{n:>8} {each:>6.1f}  " + "  ".join(f"{text:>24}" for text in told))
 
 
-def ablations(split: Split, texts: np.ndarray, config: LowRankConfig) -> None:
+def ablations(split: Split, pairs: Pairs, texts: np.ndarray, config: LowRankConfig) -> None:
     """The number of basis dimensions, the features, and the number of users to learn from."""
     print(f"\nablations\n{'':34}{'seen':>7}{'unseen':>8}{'s':>6}")
     everyone = len(split.train)
@@ -274,9 +268,10 @@ def ablations(split: Split, texts: np.ndarray, config: LowRankConfig) -> None:
     tried.append((f"{config.rank + 1} dimensions, no text features", np.eye(JOKES), config.rank, everyone))
     tried += [(f"{number} seen users", texts, config.rank, number) for number in USERS]
     for name, features, rank, number in tried:
+        end = np.searchsorted(pairs.user, number)
+        some = Pairs(pairs.user[:end], pairs.chosen[:end], pairs.rejected[:end])
         started = time.perf_counter()
-        pairs = preferences(split.train[:number])
-        reward, weights = fit(features, pairs, number, LowRankConfig(rank=rank, seed=config.seed))
+        reward, weights = fit(features, some, number, LowRankConfig(rank=rank, seed=config.seed))
         took = time.perf_counter() - started
         basis = reward.basis(features)
         seen = right(weights @ basis.T, split.seen_test[:number])
@@ -369,7 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.seed,
     )
     if not options.quick:
-        ablations(split, texts, config)
+        ablations(split, pairs, texts, config)
 
 
 if __name__ == "__main__":

@@ -28,21 +28,23 @@ def leanings(examples: Sequence[Example], n_users: int, embeddings: torch.Tensor
     """
     words = embeddings.detach()
     total = torch.zeros(n_users, words.shape[1], device=words.device)
-    counts = torch.zeros(n_users, device=words.device)
-    mine = [example for example in examples if example.user != GENERIC]
-
-    def mean(answer: Sequence[int]) -> torch.Tensor:
-        return words[list(answer)].float().mean(dim=0)
-
-    rated = [mean(example.answers[0]) for example in mine if len(example.answers) == 1]
-    middle = torch.stack(rated).mean(dim=0) if rated else None
-    for example in mine:
-        first = mean(example.answers[0])
-        if middle is None:
-            total[example.user] += first - mean(example.answers[1])
-        else:
-            total[example.user] += (first - middle) * (1 if example.liked else -1)
+    signs, counts = torch.zeros(2, n_users, device=words.device)
+    everyone, answers = torch.zeros_like(total[0]), 0
+    for example in examples:
+        if example.user == GENERIC:
+            continue
+        means = torch.stack([words[list(answer)].float().mean(dim=0) for answer in example.answers])
+        # The first answer of a pair is the liked one.
+        sides = torch.tensor([1.0, -1.0] if example.liked else [-1.0], device=words.device)[: len(means)]
+        total[example.user] += (sides[:, None] * means).sum(dim=0)
+        signs[example.user] += sides.sum()
         counts[example.user] += 1
-    found = total / counts.clamp(min=1)[:, None]
+        everyone += means.sum(dim=0)
+        answers += len(means)
+    # A pair's two signs cancel, and with them the middle.
+    apart = total - signs[:, None] * everyone / max(1, answers)
+    found: torch.Tensor = apart / counts.clamp(min=1)[:, None]
     size = found.norm(dim=1)[counts > 0].mean()
-    return found * words.norm(dim=1, dtype=torch.float32).mean() / size if size > 0 else found
+    if size > 0:
+        found = found * words.norm(dim=1, dtype=torch.float32).mean() / size
+    return found
