@@ -34,6 +34,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,8 @@ def gap(out: Path, given: argparse.Namespace) -> None:
 def rl(out: Path, given: argparse.Namespace, name: str) -> None:
     """The third stage, with the whole curriculum or with one half of it."""
     part = parts(out, given)[2]
+    if given.rl_even:
+        part = evenly(part, take(out / "pit.jsonl"))
     first = references(part)[: given.rl_cases] if name != "rl-second" else []
     second = sampled(out, given, part)[: given.rl_cases] if name != "rl-first" else []
     settings = LoopSettings(epochs=given.rl_epochs, batch=given.rl_batch, checkpoint_every=2, seed=given.seed)
@@ -236,6 +239,16 @@ def rl(out: Path, given: argparse.Namespace, name: str) -> None:
             progress=lambda _, done, total, figures: tell(done, total, figures),
             note=console.print,
         )
+
+
+def evenly(part: Prepared, known: Sequence[Example]) -> Prepared:
+    """The part's pairs, one of each kind in turn: as long as there are some, none has more than another."""
+    kinds = {(one.prompt, one.rejected): one.kind for one in known}
+    waiting = {
+        kind: [pair for pair in part.pairs if kinds[pair.prompt, pair.rejected] == kind] for kind in KINDS
+    }
+    turns = zip_longest(*waiting.values())
+    return replace(part, pairs=tuple(pair for turn in turns for pair in turn if pair))
 
 
 def sampled(out: Path, given: argparse.Namespace, part: Prepared) -> list[Case]:
@@ -335,6 +348,9 @@ def main() -> None:
     parser.add_argument("--rl-samples", type=int, default=4)
     parser.add_argument("--rl-batch", type=int, default=4)
     parser.add_argument("--rl-lr", type=float, default=2e-4)
+    parser.add_argument(
+        "--rl-even", action="store_true", help="the first stage's drafts: as many of each kind"
+    )
     parser.add_argument("--beta", type=float, default=0.05)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--temperature", type=float, default=0.5, help="of improved texts")

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from naive_preferences import Naive, Text, last_states, sums
+from penname.methods.prlhf import jobs
 from penname.methods.prlhf.answers import Answers, Question
 from penname.methods.prlhf.jobs import (
     Example,
@@ -24,7 +25,6 @@ from penname.methods.prlhf.jobs import (
     judge_pairs,
     judge_ratings,
     judge_sparse,
-    with_token_reference,
 )
 from penname.methods.prlhf.losses import gap, sparse_gap
 from penname.methods.prlhf.users import GENERIC, Kind, SoftUsers
@@ -341,13 +341,13 @@ def test_sparse_losses_and_gradients_are_those_of_plain_loops(
     plain_pairs = pairs() if users else [replace(one, user=GENERIC) for one in pairs()]
     answers = Answers(lora.reader, by_token=True)
 
-    def ask(asked: Sequence[Any]) -> list[tuple[float, ...]]:
+    def ask(asked: Sequence[Any]) -> list[bytes]:
         questions = [Question(GENERIC, prompt, answer) for prompt, answer in asked]
         found = {place: row for some in answers.each_by_token(questions, 60) for place, row in some.items()}
-        return [tuple(found[place]) for place in range(len(questions))]
+        return [np.array(found[place], np.float32).tobytes() for place in range(len(questions))]
 
     with lora.reader.model.disable_adapter():
-        examples = with_token_reference(plain_pairs, ask)
+        examples = jobs.with_reference(plain_pairs, ask)
     for one, other in zip(examples, with_reference(plain_pairs, lora), strict=True):
         assert one.reference == pytest.approx(other.reference, rel=1e-5)
     parameters = {**lora.parameters, **(users.trained() if users else {})}

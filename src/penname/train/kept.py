@@ -22,7 +22,7 @@ Asked = tuple[tuple[int, ...], tuple[int, ...]]
 T = TypeVar("T", bound=Hashable)
 """What is asked about: tuples of numbers and texts, all that the number hangs on beside the model."""
 
-N = TypeVar("N", float, bytes)
+N = TypeVar("N", bound=float | bytes)
 """A number, or several as bytes."""
 
 

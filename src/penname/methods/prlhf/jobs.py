@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
@@ -38,7 +39,7 @@ class Example:
     weight: float = 1.0
     other: tuple[int, ...] = ()  # an answer to another prompt, for KTO's reference point
     other_reference: float = 0.0
-    by_token: tuple[tuple[float, ...], ...] = ()  # log π_ref of each answer's tokens, where they are needed
+    by_token: tuple[bytes, ...] = ()  # float32: log π_ref of each answer's tokens, where they are needed
 
     @property
     def tokens(self) -> int:
@@ -46,40 +47,36 @@ class Example:
         return len(self.prompt) + sum(map(len, self.answers))
 
 
-def with_reference(examples: Sequence[Example], ask: Callable[[list[Asked]], list[float]]) -> list[Example]:
+def with_reference(
+    examples: Sequence[Example], ask: Callable[[list[Asked]], Sequence[float | bytes]]
+) -> list[Example]:
     """The examples with what the frozen reference says of their answers. It sees no user tokens.
 
     Args:
-        ask: from (prompt, answer) pairs to the reference's log-probabilities.
+        ask: from (prompt, answer) pairs to the reference's log-probabilities: a number for each answer, or
+            the float32 numbers of its tokens as bytes.
     """
     answers = [(*one.answers, *([one.other] if one.other else [])) for one in examples]
     found = iter(
         ask([(one.prompt, answer) for one, mine in zip(examples, answers, strict=True) for answer in mine])
     )
-    return [
-        replace(
-            one,
-            reference=tuple(next(found) for _ in one.answers),
-            other_reference=next(found) if one.other else 0.0,
+    done = []
+    for one in examples:
+        own = tuple(next(found) for _ in one.answers)
+        done.append(
+            replace(
+                one,
+                reference=tuple(map(_whole, own)),
+                by_token=tuple(value for value in own if isinstance(value, bytes)),
+                other_reference=_whole(next(found)) if one.other else 0.0,
+            )
         )
-        for one in examples
-    ]
+    return done
 
 
-def with_token_reference(
-    examples: Sequence[Example], ask: Callable[[list[Asked]], list[tuple[float, ...]]]
-) -> list[Example]:
-    """Pairs with what the reference says of each token of their answers.
-
-    Args:
-        ask: from (prompt, answer) pairs to the log-probabilities of the answers' tokens.
-    """
-    found = iter(ask([(one.prompt, answer) for one in examples for answer in one.answers]))
-    own = [tuple(next(found) for _ in one.answers) for one in examples]
-    return [
-        replace(one, reference=tuple(map(math.fsum, tokens)), by_token=tokens)
-        for one, tokens in zip(examples, own, strict=True)
-    ]
+def _whole(value: float | bytes) -> float:
+    """A text's log-probability, from that of its tokens where those are given."""
+    return math.fsum(np.frombuffer(value, np.float32)) if isinstance(value, bytes) else value
 
 
 Judge = Callable[[torch.Tensor, Sequence[Example], float], tuple[torch.Tensor, torch.Tensor]]
@@ -120,7 +117,9 @@ def judge_sparse(beta: float, loss: PairLoss, count: int, anchor: float) -> Judg
         values: torch.Tensor, examples: Sequence[Example], zero: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         del zero
-        tokens = [torch.tensor(one) for example in examples for one in example.by_token]
+        tokens = [
+            torch.tensor(np.frombuffer(one, np.float32)) for example in examples for one in example.by_token
+        ]
         reference = pad_sequence(tokens, batch_first=True).to(values.device)
         longest = reference.shape[1]
         ratios = values - reference.view(len(examples), 2, longest)

@@ -28,7 +28,6 @@ from penname.methods.prlhf.jobs import (
     judge_ratings,
     judge_sparse,
     with_reference,
-    with_token_reference,
 )
 from penname.methods.prlhf.leaning import leanings
 from penname.methods.prlhf.table import UserTable
@@ -114,12 +113,11 @@ def train_preferences(
             note(f"the reference's log-probabilities of {len(fitting):,} preferences, once")
             model_name = f"{trainable.fingerprint} {trainable.dtype}{' by token' if by_token else ''}"
             numbers_kept = Kept(reference or folder / "reference.sqlite", model_name)
-            ask = _with_token_reference if by_token else _with_reference
-            sides = [ask(side, trainable, numbers_kept, config.portion) for side in sides]
-        parts = _Parts.new(method, trainable, config, len(numbers))
-        if config.lean and parts.users is not None:
-            apart = leanings(sides[0], len(numbers), trainable.reader.embeddings.weight)
-            parts.users.lean(config.lean * apart)
+            sides = [
+                _with_reference(side, trainable, numbers_kept, config.portion, by_token=by_token)
+                for side in sides
+            ]
+        parts = _Parts.new(method, trainable, config, sides[0], len(numbers))
         steps = steps_of(len(sides[0]), config.loop)
         mixtures = frozenset[str]() if parts.users is None else parts.users.mixtures
         optimizer = Optimizer(trainable.parameters, parts.own, config.optimizer, steps, mixtures)
@@ -165,13 +163,17 @@ class _Parts:
     head: torch.nn.Parameter | None
 
     @classmethod
-    def new(cls, method: Method, model: Trainable, config: PDPOConfig, n_users: int) -> _Parts:
+    def new(
+        cls, method: Method, model: Trainable, config: PDPOConfig, examples: Sequence[Example], n_users: int
+    ) -> _Parts:
         users, head = None, None
         if config.users != "none":
             embeddings = model.reader.embeddings.weight
             users = SoftUsers(
                 config.users, n_users, embeddings, config.user_tokens, config.clusters, config.loop.seed
             )
+            if config.lean:
+                users.lean(config.lean * leanings(examples, n_users, embeddings))
         if method == "p-rm":
             head = torch.nn.Parameter(torch.zeros(model.reader.width, device=model.reader.device))
         return cls(users, head)
@@ -195,28 +197,18 @@ class _Parts:
             save_tensors(result / HEAD, {"head": self.head.detach()}, {})
 
 
-def _with_reference(examples: Sequence[Example], model: Trainable, kept: Kept, portion: int) -> list[Example]:
-    """The examples with what the reference, the model as it is before training, says; kept on disk."""
-    answers = Answers(model.reader)
-
-    def compute(asked: Sequence[Asked]) -> Iterator[Mapping[int, float]]:
-        return answers.each([Question(GENERIC, prompt, answer) for prompt, answer in asked], portion)
-
-    return with_reference(examples, lambda asked: kept.ask(asked, compute))
-
-
-def _with_token_reference(
-    examples: Sequence[Example], model: Trainable, kept: Kept, portion: int
+def _with_reference(
+    examples: Sequence[Example], model: Trainable, kept: Kept, portion: int, *, by_token: bool
 ) -> list[Example]:
-    """As `_with_reference`, of each token."""
-    answers = Answers(model.reader, by_token=True)
+    """The examples with what the reference, the model as it is before training, says; kept on disk."""
+    answers = Answers(model.reader, by_token=by_token)
 
-    def compute(asked: Sequence[Asked]) -> Iterator[Mapping[int, bytes]]:
+    def compute(asked: Sequence[Asked]) -> Iterator[Mapping[int, float | bytes]]:
         questions = [Question(GENERIC, prompt, answer) for prompt, answer in asked]
+        if not by_token:
+            yield from answers.each(questions, portion)
+            return
         for some in answers.each_by_token(questions, portion):
             yield {place: np.array(tokens, np.float32).tobytes() for place, tokens in some.items()}
 
-    def ask(asked: Sequence[Asked]) -> list[tuple[float, ...]]:
-        return [tuple(np.frombuffer(one, np.float32).tolist()) for one in kept.ask(asked, compute)]
-
-    return with_token_reference(examples, ask)
+    return with_reference(examples, lambda asked: kept.ask(asked, compute))
