@@ -6,6 +6,7 @@ spoilt by a rule, drafts of the base model) and half the judge's alone, a plain 
 split are improved, by
 
     original          left as it is
+    real              what its author made of it, or the real text: how much the judge knows
     self-refine       critique and rewriting by prompt, by rounds
     sft               the first stage of PIT alone, one round
     pit, N rounds     N rounds, every one taken; pit, stopped: the gap reward says when to stop; with

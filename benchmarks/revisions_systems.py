@@ -46,6 +46,7 @@ def systems(out: Path, given: argparse.Namespace) -> dict[str, tuple[Sequence[Pa
     stopped = replace(fixed, threshold=0.0)
     found: dict[str, tuple[Sequence[Path], System]] = {
         "original": ([], lambda cases: {"original": [one.rejected for one in cases]}),
+        "real": ([], lambda cases: {"real": [one.chosen for one in cases]}),
         "self-refine": ([], refining(Refiner(base, texts), given.rounds, given.seed)),
         f"best of {n}": ([gap], fresh_best(f"best of {n}", by_gap(gap))),
         f"best of {n}, plain": ([out / "plain"], fresh_best(f"best of {n}, plain", by_reward(out / "plain"))),
