@@ -305,7 +305,10 @@ def evaluate(out: Path, given: argparse.Namespace) -> None:
                 tell(start + len(batch), len(lacking))
         for row in mine:
             rows.setdefault(row["system"], {})[row["key"]] = row
-    told = "\n".join(report(rows, kind, [one.key for one in cases if one.kind == kind]) for kind in JUDGED)
+    told = "\n".join(
+        report(rows, kind, [one.key for one in cases if kind in (one.kind, "both")])
+        for kind in (*JUDGED, "both")
+    )
     console.print(told, soft_wrap=True)
     (out / f"report-{given.split}.md").write_text(told, encoding="utf-8")
 
