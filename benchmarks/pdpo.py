@@ -73,7 +73,7 @@ from peers import (
 )
 from penname.methods.prlhf.answers import Answers, Question
 from penname.methods.prlhf.config import PDPOConfig
-from penname.methods.prlhf.jobs import Example, PreferenceJob, judge_pairs
+from penname.methods.prlhf.jobs import Example, PreferenceJob, judge_pairs, with_reference
 from penname.methods.prlhf.texts import TextReader
 from penname.methods.prlhf.users import GENERIC, SoftUsers
 from penname.train.kept import Asked, Kept
@@ -103,7 +103,7 @@ class Ours:
         if not users:
             examples = [replace(one, user=GENERIC) for one in examples]
         started = time.perf_counter()
-        self.examples = with_reference(examples, self.model)
+        self.examples = referenced(examples, self.model)
         self.reference_seconds = time.perf_counter() - started
         soft = soft_users(self.model.reader.embeddings.weight, examples) if users else None
         own = soft.trained() if soft is not None else {}
@@ -229,7 +229,7 @@ def made_up(options: argparse.Namespace, vocabulary: int) -> list[Example]:
     ]
 
 
-def with_reference(examples: Batch, model: Trainable) -> list[Example]:
+def referenced(examples: Batch, model: Trainable) -> list[Example]:
     """The reference's numbers, computed and kept on disk as a training does it."""
     answers = Answers(model.reader)
 
@@ -238,10 +238,7 @@ def with_reference(examples: Batch, model: Trainable) -> list[Example]:
 
     with tempfile.TemporaryDirectory() as folder:
         kept = Kept(Path(folder, "reference.sqlite"), model.fingerprint)
-        found = kept.ask([(one.prompt, answer) for one in examples for answer in one.answers], compute)
-    return [
-        replace(one, reference=(found[2 * place], found[2 * place + 1])) for place, one in enumerate(examples)
-    ]
+        return with_reference(examples, lambda asked: kept.ask(asked, compute))
 
 
 def compare(part: str, options: argparse.Namespace) -> Ours | None:

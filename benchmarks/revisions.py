@@ -216,11 +216,11 @@ def gap(out: Path, given: argparse.Namespace) -> None:
 
 def rl(out: Path, given: argparse.Namespace, name: str) -> None:
     """The third stage, with the whole curriculum or with one half of it."""
-    part = parts(out, given)[2]
+    part, known = parts(out, given)[2], take(out / "pit.jsonl")
     if given.rl_even:
-        part = evenly(part, take(out / "pit.jsonl"))
+        part = evenly(part, known)
     first = references(part)[: given.rl_cases] if name != "rl-second" else []
-    second = sampled(out, given, part)[: given.rl_cases] if name != "rl-first" else []
+    second = sampled(out, given, part, known)[: given.rl_cases] if name != "rl-first" else []
     settings = LoopSettings(epochs=given.rl_epochs, batch=given.rl_batch, checkpoint_every=2, seed=given.seed)
     config = RLConfig(
         samples=given.rl_samples,
@@ -252,9 +252,9 @@ def evenly(part: Prepared, known: Sequence[Example]) -> Prepared:
     return replace(part, pairs=tuple(pair for turn in turns for pair in turn if pair))
 
 
-def sampled(out: Path, given: argparse.Namespace, part: Prepared) -> list[Case]:
+def sampled(out: Path, given: argparse.Namespace, part: Prepared, known: Sequence[Example]) -> list[Case]:
     """The base model's drafts for the part's prompts."""
-    found = {one.prompt: one for one in take(out / "pit.jsonl")}
+    found = {one.prompt: one for one in known}
     wanted = dict.fromkeys(str(pair.prompt) for pair in part.pairs)
     texts = [Text(one.id, one.title, one.section, one.chosen) for one in map(found.__getitem__, wanted)]
     texts = texts[: given.rl_cases]
@@ -353,7 +353,7 @@ def main() -> None:
     parser.add_argument("--rl-batch", type=int, default=4)
     parser.add_argument("--rl-lr", type=float, default=2e-4)
     parser.add_argument(
-        "--rl-even", action="store_true", help="the first stage's drafts: as many of each kind"
+        "--rl-even", action="store_true", help="learn from one pair of each kind in turn, else as they come"
     )
     parser.add_argument("--beta", type=float, default=0.05)
     parser.add_argument("--rounds", type=int, default=3)

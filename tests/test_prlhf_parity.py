@@ -317,8 +317,6 @@ def test_log_probs_of_no_tokens_are_none() -> None:
 
 
 def test_an_anchor_counts_what_the_chosen_answer_has_lost() -> None:
-    from penname.methods.prlhf.jobs import Example, judge_pairs
-
     examples = [
         Example(0, (1,), ((2, 3), (4,)), (-1.0, -2.0)),
         Example(0, (1,), ((2,), (4, 5)), (-1.5, -3.0)),

@@ -212,7 +212,7 @@ class SoftFit:
 
     def _referenced(self, examples: Sequence[Example]) -> list[Example]:
         with reference(self._model):
-            return list(with_reference(examples, self._ask))
+            return with_reference(examples, self._ask)
 
     def _row(self, start: Start, place: Floats) -> torch.Tensor:
         moved = torch.einsum("k,k...->...", torch.from_numpy(place).to(start.row), self._directions)
