@@ -435,7 +435,11 @@ def test_the_temperature_recovers_a_known_scale(log_t: float, seed: int) -> None
     assert fit_temperature(gaps[right], gaps[~right]) == pytest.approx(true, rel=0.15)
 
 
-@given(st.lists(st.floats(-50, 50), min_size=1, max_size=30), st.floats(0.01, 100))
+# No gap between 0 and 1e-300: times a factor it would be lost below the smallest number there is.
+GAPS = st.floats(-50, 50).filter(lambda gap: gap == 0 or abs(gap) > 1e-300)
+
+
+@given(st.lists(GAPS, min_size=1, max_size=30), st.floats(0.01, 100))
 def test_the_temperature_is_the_best_there_is_and_goes_with_the_scale(
     gaps: list[float], factor: float
 ) -> None:
@@ -461,6 +465,7 @@ def test_a_temperature_is_there_where_every_gap_is_right_and_where_none_says_any
     few, many = (fit_temperature([2.0] * n, [-2.0] * n) for n in (1, 100))
     assert few > many > 0, "the more gaps, the surer"
     assert fit_temperature([0.0, 0.0], [0.0, 0.0]) == fit_temperature([], []) == 1
+    assert fit_temperature([5e-324], [0.0]) > 0, "the smallest gap there is"
     assert probability(1.0, fit_temperature([-1.0] * 9, [1.0] * 9)) == pytest.approx(0.5, abs=0.01)
 
 
