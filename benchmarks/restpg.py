@@ -47,6 +47,7 @@ from penname.writer import Writer
 
 OPENING = 400  # characters of an abstract: some 90 tokens
 METRICS = ("rouge1", "rougeL", "chrf", "similarity", "words")
+JUDGES = ("pmi", "style", "authorship")  # and the reward itself, on its own scale
 console = Console(highlight=False)
 
 
@@ -133,17 +134,18 @@ def arms(out: Path, given: argparse.Namespace, seed: int) -> dict[str, str]:
 
 
 def report(
-    results: Results, names: Mapping[str, str], judge: SumReward, by_id: Mapping[str, Request]
+    results: Results, names: Mapping[str, str], judges: Mapping[str, SumReward], by_id: Mapping[str, Request]
 ) -> None:
     """Means of each way of writing, and relative differences to SFT with intervals over users."""
     scores: dict[str, dict[str, dict[str, float]]] = {}
     users = {row.example: row.users[0] for row in results.rows}
     for arm in results.arms:
         rows = [row for row in results.rows if row.arm == arm.name]
-        judged = judge.rewards([Answer(by_id[row.example], row.text) for row in rows])
-        scores[arm.name] = {
-            row.example: {**row.scores, "pmi": value} for row, value in zip(rows, judged, strict=True)
-        }
+        answers = [Answer(by_id[row.example], row.text) for row in rows]
+        scores[arm.name] = {row.example: dict(row.scores) for row in rows}
+        for judge, reward in judges.items():
+            for row, value in zip(rows, reward.rewards(answers), strict=True):
+                scores[arm.name][row.example][judge] = value
     labels = {method: name for name, method in names.items()}
     own = {labels[_method(arm)]: arm for arm in scores if "swap" not in arm}
     last = max((name for name in own if name.startswith("rest-em")), default="sft")
@@ -152,7 +154,7 @@ def report(
         console.print(f"\nMeans, and differences to {beside} in per cent [95 %, bootstrap over users]")
         for arm, mine in scores.items():
             name = labels[_method(arm)] + (" (another user's documents)" if "swap" in arm else "")
-            cells = "  ".join(_cell(mine, base, users, one) for one in (*METRICS, "pmi"))
+            cells = "  ".join(_cell(mine, base, users, one) for one in dict.fromkeys([*METRICS, *judges]))
             console.print(f"{name:28s} {cells}")
 
 
@@ -247,7 +249,8 @@ def main() -> None:
                 embedder=embedder,
                 note=lambda text: console.print(f"note: {text}"),
             )
-            report(results, names, reward("pmi", held), {one.id: one for one in held})
+            judges = {spec: reward(spec, held) for spec in dict.fromkeys([*JUDGES, given.reward])}
+            report(results, names, judges, {one.id: one for one in held})
 
 
 if __name__ == "__main__":
