@@ -11,7 +11,7 @@ Two questions: of held-out pairs, how many does each put right for each user; an
 for each user. Every part is kept in OUT, and a second call goes on where the first stopped.
 
     python benchmarks/conflict.py OUT [--split test] [--seed 0] [--ablations] [--held 20] [--titles 12]
-        [--pairs 40] [--passes P] [--runs NAME …] [--data ../shared/data]
+        [--pairs 40] [--runs NAME …] [--data ../shared/data]
 """
 
 from __future__ import annotations
@@ -197,10 +197,9 @@ def train(out: Path, name: str, config: PDPOConfig, data: Path, model: str) -> P
     return folder
 
 
-def seeded(config: Config, seed: int, passes: float | None = None) -> Config:
-    """The same, with another seed, and as many passes over the preferences."""
-    loop = replace(config.loop, seed=seed, epochs=passes or config.loop.epochs)
-    return replace(config, loop=loop)
+def seeded(config: Config, seed: int) -> Config:
+    """The same, with another seed."""
+    return replace(config, loop=replace(config.loop, seed=seed))
 
 
 def rewards(out: Path, kind: Any, data: Path, seed: int) -> Path:
@@ -332,7 +331,6 @@ def main() -> None:
     parser.add_argument("--titles", type=int, default=12, help="titles written for each user")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), help="those of P-DPO")
-    parser.add_argument("--passes", type=float, help="over the preferences; default: each run's own")
     parser.add_argument("--ablations", action="store_true", help="train the ablations too, and compare them")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -346,7 +344,7 @@ def main() -> None:
     console.print(f"{len(pools['train'])} titles to learn from, {len(pools[given.split])} of {given.split}")
     model = base(given.out, pools["train"], given.seed)
     runs = {
-        name: train(given.out, name, seeded(RUNS[name], given.seed, given.passes), files["train"], model)
+        name: train(given.out, name, seeded(RUNS[name], given.seed), files["train"], model)
         for name in given.runs
     }
     methods = ["none", "preferences-in-context", *(f"p-dpo:{folder}" for folder in runs.values())]

@@ -47,7 +47,7 @@ from penname.writer import Writer
 
 OPENING = 400  # characters of an abstract: some 90 tokens
 METRICS = ("rouge1", "rougeL", "chrf", "similarity", "words")
-JUDGES = ("pmi", "style", "authorship")  # and the reward itself, on its own scale
+JUDGES = ("pmi", "style", "authorship")  # and the reward itself, where it is none of all these
 console = Console(highlight=False)
 
 
@@ -154,7 +154,7 @@ def report(
         console.print(f"\nMeans, and differences to {beside} in per cent [95 %, bootstrap over users]")
         for arm, mine in scores.items():
             name = labels[_method(arm)] + (" (another user's documents)" if "swap" in arm else "")
-            cells = "  ".join(_cell(mine, base, users, one) for one in dict.fromkeys([*METRICS, *judges]))
+            cells = "  ".join(_cell(mine, base, users, one) for one in [*METRICS, *judges])
             console.print(f"{name:28s} {cells}")
 
 
@@ -249,7 +249,8 @@ def main() -> None:
                 embedder=embedder,
                 note=lambda text: console.print(f"note: {text}"),
             )
-            judges = {spec: reward(spec, held) for spec in dict.fromkeys([*JUDGES, given.reward])}
+            asked = [spec for spec in dict.fromkeys([*JUDGES, given.reward]) if spec not in METRICS]
+            judges = {spec: reward(spec, held) for spec in asked}
             report(results, names, judges, {one.id: one for one in held})
 
 
