@@ -46,8 +46,8 @@ from penname.train.sft import SFTConfig
 from penname.writer import Writer
 
 OPENING = 400  # characters of an abstract: some 90 tokens
-METRICS = ("rouge1", "rougeL", "chrf", "similarity", "words")
-JUDGES = ("pmi", "style", "authorship")  # and the reward itself, where it is none of all these
+METRICS = ("rouge1", "rougeL", "chrf", "similarity", "style", "authorship", "words")
+JUDGES = ("pmi",)  # and the reward itself, where it is none of all these
 console = Console(highlight=False)
 
 

@@ -18,6 +18,7 @@ from penname.methods.prlhf.featured import train_featured
 from penname.methods.prlhf.lowrank import LowRankConfig
 from penname.methods.prlhf.method import open_personal
 from penname.methods.prlhf.reward import open_reward
+from penname.methods.prlhf.softfit import Floats, Line, SoftFit, Start
 from penname.methods.prlhf.table import UserTable
 from penname.records import Preference, Profile
 from penname.store import Store
@@ -157,6 +158,32 @@ def test_who_is_known_is_fitted_from_where_the_row_stands(made: Path, store: Sto
     along = np.linalg.lstsq(directions.T, step, rcond=None)[0] @ directions
     assert np.allclose(step, along, atol=1e-4 * np.abs(step).max()), "along what users differ in"
     assert np.array_equal(row(run, "bob"), bob)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_taste_that_lies_beyond_flat_ground_is_found(
+    made: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    """Margins that are wrong, flat and even better the other way where the user starts."""
+
+    def lines(self: SoftFit, start: Start, place: Floats, examples: list[Any], *_: Any) -> list[Line]:
+        z = side * place[0]
+        steep = 4 * np.exp(-(((z - 0.3) / 0.05) ** 2))
+        slope = np.zeros_like(place)
+        slope[0] = side * (steep - 0.2)
+        return [Line(4 * np.tanh((z - 0.3) / 0.05) - 0.2 * z, slope, place)] * len(examples)
+
+    monkeypatch.setattr(SoftFit, "lines", lines)
+    run = copy(made, RUNS[0], tmp_path / "run")
+    prefer(store, "carl", "short")
+    found = adapt(run, "carl", store)
+    assert (found.before, found.after) == (0, 1)
+    carl = row(run, "carl")
+    assert carl is not None
+    with UserTable.open(run) as table:
+        first = table.shared["directions"][0].ravel()
+    place = carl.ravel() @ first / (first @ first)
+    assert 0.3 < side * place < 1, "on the far side, and no further than its worth"
 
 
 def test_the_latest_preferences_count(made: Path, store: Store, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ class SoftLearning:
         examples = self._referenced(
             dict(zip(items, self._fit.examples(list(items.values())), strict=True)), known
         )
-        found = self._fit.fitted(kept.start, list(examples.values()), self._turns.behind, _PORTION)
+        _, found = self._fit.fitted(kept.start, list(examples.values()), self._turns.behind, _PORTION)
         with self._lock, noted(self._store, user, self._trained):
             if self._of(user) is not kept:  # erased meanwhile, or fitted by another process
                 return

@@ -111,6 +111,6 @@ def _adapt_soft(trained: Trained, model: Trainable, user: str, prepared: Prepare
     fit = SoftFit(trained, model)
     items = fit.fitting(prepared).items
     start = fit.start(user)
-    found = fit.fitted(start, fit.referenced(fit.examples(items)))
+    before, found = fit.fitted(start, fit.referenced(fit.examples(items)))
     fit.put(user, start, found.place, len(items))
-    return found.before, found.after
+    return before.right, found.right

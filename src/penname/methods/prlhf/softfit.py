@@ -48,7 +48,7 @@ def _now(read: Callable[[], Read]) -> Read:
     return read()
 
 
-PASSES = 5  # over the preferences, at most
+PASSES = 5  # over the preferences from one beginning, at most
 ENOUGH = 0.05  # nats by which a pass after the second must promise to do better
 
 
@@ -70,13 +70,25 @@ class Line:
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
-    """The likeliest place, the preferences' lines there, and the shares of them in the right order."""
+class Reading:
+    """All of a user's preferences as they were read at one place."""
 
-    place: Floats
+    place: Floats  # (k,)
     lines: list[Line]
-    before: float
-    after: float
+
+    @property
+    def lost(self) -> float:
+        """Σ log(1 + exp(−margin)) + |z|²/2, in nats: what the likeliest place has least of."""
+        return float(np.logaddexp(0, -self._margins).sum() + self.place @ self.place / 2)
+
+    @property
+    def right(self) -> float:
+        """The share of the preferences in the right order."""
+        return float((self._margins > 0).mean())
+
+    @property
+    def _margins(self) -> Floats:
+        return np.array([line.margin for line in self.lines])
 
 
 class SoftFit:
@@ -175,28 +187,26 @@ class SoftFit:
         examples: Sequence[Example],
         turn: Turn = _now,
         portion: int | None = None,
-    ) -> Fitted:
-        """The likeliest place by Bradley-Terry under a standard normal prior.
+    ) -> tuple[Reading, Reading]:
+        """What the preferences are at the start, and at the likeliest place that was found.
 
-        Margins are taken as linear where the user lies; where the place that this gives does worse, half the
-        way to it is tried.
+        By Bradley-Terry under a standard normal prior. Margins can be flat where the user lies and go up
+        only further off: then their lines lead nowhere. So where some preference is still in the wrong order,
+        a second search begins at an end of the direction in which users differ most.
         """
-        place = np.zeros(len(self._directions))
-        best, kept, before = np.inf, Fitted(place, [], 0.0, 0.0), None
-        for number in range(PASSES):
-            lines = self.lines(start, place, examples, turn, portion)
-            margins = np.array([line.margin for line in lines])
-            right = float((margins > 0).mean())
-            before = right if before is None else before
-            lost = float(np.logaddexp(0, -margins).sum() + place @ place / 2)
-            if lost < best:
-                best, kept = lost, Fitted(place, lines, before, right)
-                place, promised = likeliest(lines, np.zeros_like(place), place)
-                if number and best - promised < ENOUGH:
-                    break
-            else:
-                place = (place + kept.place) / 2
-        return kept
+
+        def read(place: Floats) -> Reading:
+            return Reading(place, self.lines(start, place, examples, turn, portion))
+
+        nowhere = np.zeros(len(self._directions))
+        before = read(nowhere)
+        found = _searched(before, read)
+        if found.right < 1:
+            end = nowhere.copy()
+            end[0] = 1.0  # as far as users go on average
+            nearer = min(read(end), read(-end), key=_lost)
+            found = min(found, _searched(nearer, read), key=_lost)
+        return before, found
 
     def put(self, user: str, start: Start, place: Floats, preferences: int) -> None:
         """Give the user the row at a place. Raises as `UserTable.put` does."""
@@ -246,6 +256,28 @@ class SoftFit:
     def _ask(self, asked: Sequence[Asked]) -> list[float]:
         questions = [Question(GENERIC, prompt, answer) for prompt, answer in asked]
         return Answers(self._model.reader).all(questions, self.portion)
+
+
+def _lost(reading: Reading) -> float:
+    return reading.lost
+
+
+def _searched(begun: Reading, read: Callable[[Floats], Reading]) -> Reading:
+    """The best of a few places, each the likeliest by the lines at the best before it.
+
+    Where a place does worse than the lines promised, half the way to it is tried.
+    """
+    best = tried = begun
+    for number in range(1, PASSES):
+        if tried is best:
+            place, promised = likeliest(best.lines, np.zeros_like(best.place), best.place)
+            if number > 1 and best.lost - promised < ENOUGH:
+                break
+        else:
+            place = (tried.place + best.place) / 2
+        tried = read(place)
+        best = min(best, tried, key=_lost)
+    return best
 
 
 def likeliest(lines: Sequence[Line], centre: Floats, start: Floats) -> tuple[Floats, float]:
