@@ -11,16 +11,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, Literal
+from typing import Literal
 
-from penname.errors import UnknownTaskError
-from penname.evaluate.answers import class_pairs
 from penname.evaluate.groups import buckets, by_group
 from penname.evaluate.metrics import METRICS
 from penname.evaluate.results import Arm, Results, Row
-from penname.evaluate.statistics import ENOUGH, Comparison, aggregate, compare, holm, per_user, worst_decile
+from penname.evaluate.scored import Scored
+from penname.evaluate.statistics import ENOUGH, Comparison, holm, per_user, worst_decile
 from penname.tasks import Task
-from penname.tasks import task as find_task
 
 GAINS = "gains"
 UNCONTROLLED = "gains (no control was run)"
@@ -154,7 +152,7 @@ def summary(results: Results) -> list[Table]:
 
 def user_means(results: Results, task: str, arm: str, other: str, metric: str) -> list[UserMean]:
     """Each user's means in two arms; users in the order in which they first occur. Not for macro-F1."""
-    scored = _Scored(results, task)
+    scored = Scored(results, task)
     ours, theirs = scored.of(arm, metric), scored.of(other, metric)
     shared = [example for example in ours if example in theirs]
     if not shared:
@@ -179,69 +177,8 @@ def gain(metric: str, difference: float) -> float:
     return {"higher": difference, "lower": -difference, "neither": 0.0}[METRICS[metric].better]
 
 
-class _Scored:
-    """The rows of a task by arm and example, and their scores as the statistics take them."""
-
-    def __init__(self, results: Results, task: str) -> None:
-        self.rows: dict[str, dict[str, Row]] = {}
-        self.user: dict[str, str] = {}
-        golds: dict[str, None] = {}
-        self.task = _known(task)
-        for row in results.rows:
-            if row.task == task:
-                self.rows.setdefault(row.arm, {})[row.example] = row
-                self.user[row.example] = row.users[0]
-                golds[self._gold(row)] = None
-        choices = self.task.choices if self.task else ()
-        self._labels = choices or tuple(sorted(golds))
-        self.classes = len(choices) or None  # macro-F1 is over all of a task's labels, seen or not
-
-    def of(self, arm: str, metric: str) -> dict[str, Any]:
-        """The arm's scores by example: numbers, or for macro-F1 (right class, answered class)."""
-        rows = self.rows.get(arm, {})
-        if METRICS[metric].aggregate == "macro_f1":
-            answers, golds = [row.answer for row in rows.values()], [self._gold(row) for row in rows.values()]
-            return dict(zip(rows, class_pairs(answers, golds, self._labels), strict=True))
-        return {example: row.scores[metric] for example, row in rows.items() if metric in row.scores}
-
-    def compare(
-        self, arm: str, other: str, metric: str, seed: int, only: set[str] | None = None, n: int = 10_000
-    ) -> Comparison | None:
-        """`arm` − `other` on the examples that both have, of `only` if given; None where they share none."""
-        ours, theirs = self.of(arm, metric), self.of(other, metric)
-        shared = [example for example in ours if example in theirs and (only is None or example in only)]
-        if not shared:
-            return None
-        return compare(
-            [ours[example] for example in shared],
-            [theirs[example] for example in shared],
-            [self.user[example] for example in shared],
-            aggregate=METRICS[metric].aggregate,
-            n=n,
-            seed=seed,
-            classes=self.classes,
-        )
-
-    def aggregate(self, metric: str, values: dict[str, Any]) -> float:
-        """One number of scores by example."""
-        return aggregate(list(values.values()), METRICS[metric].aggregate, self.classes)
-
-    def _gold(self, row: Row) -> str:
-        """The real answer, read as the model's is."""
-        label = self.task.parse(row.gold) if self.task and self.task.choices else None
-        return label or row.gold.strip()
-
-
-def _known(name: str) -> Task | None:
-    """The task of that name; None for rows of a task that this version does not know."""
-    try:
-        return find_task(name)
-    except UnknownTaskError:
-        return None
-
-
 def _table(results: Results, task: str) -> Table:
-    scored = _Scored(results, task)
+    scored = Scored(results, task)
     arms = tuple(arm for arm in results.arms if arm.name in scored.rows)
     metrics, main = _metrics(results, task, scored.task)
     pairs = _pairs(results, scored, arms, metrics)
@@ -277,7 +214,7 @@ def _metrics(results: Results, task: str, known: Task | None) -> tuple[list[str]
 
 
 def _cells(
-    scored: _Scored, arms: Sequence[Arm], metrics: Sequence[str]
+    scored: Scored, arms: Sequence[Arm], metrics: Sequence[str]
 ) -> Iterator[tuple[tuple[str, str], Cell]]:
     for arm in arms:
         for metric in metrics:
@@ -292,7 +229,7 @@ def _worst(metric: str, values: Sequence[float], users: Sequence[str]) -> float 
     return None if kind == "macro_f1" or better == "neither" else worst_decile(values, users, better, kind)
 
 
-def _pairs(results: Results, scored: _Scored, arms: Sequence[Arm], metrics: Sequence[str]) -> list[Pair]:
+def _pairs(results: Results, scored: Scored, arms: Sequence[Arm], metrics: Sequence[str]) -> list[Pair]:
     """Every comparison of the task, with Holm's correction over all of them."""
     pairs = [
         Pair(kind, arm, other, metric, found, math.nan)
@@ -326,7 +263,7 @@ def _compared(
             yield "control", arm.of, arm.name
 
 
-def _slices(results: Results, scored: _Scored, arms: Sequence[Arm], main: Sequence[str]) -> Iterator[Slice]:
+def _slices(results: Results, scored: Scored, arms: Sequence[Arm], main: Sequence[str]) -> Iterator[Slice]:
     baseline, arms = results.arms[0].name, [arm for arm in arms if not arm.control]
     for part, examples in _parts(scored, arms, results.groups):
         for metric in main:
@@ -344,7 +281,7 @@ def _slices(results: Results, scored: _Scored, arms: Sequence[Arm], main: Sequen
                 yield Slice(part, arm.name, metric, mean, len(values), users, against)
 
 
-def _parts(scored: _Scored, arms: Sequence[Arm], labels: Mapping[str, str]) -> Iterator[tuple[str, set[str]]]:
+def _parts(scored: Scored, arms: Sequence[Arm], labels: Mapping[str, str]) -> Iterator[tuple[str, set[str]]]:
     """Single authors and several apart, then by history, then by the users' groups (majority first).
 
     Nothing where all examples are of one part; an example whose user is in no group is in no such part.
