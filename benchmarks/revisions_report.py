@@ -1,12 +1,25 @@
-"""How the benchmark of improvement compares texts: shares of wins and differences, with intervals."""
+"""How the benchmark of improvement compares texts: shares of wins and differences, with intervals.
+
+    python benchmarks/revisions_report.py OUT OUT2 … [--split test] [--systems NAME …]
+
+tells of several runs of `revisions.py` together, such as those of several seeds: of the systems that all of
+them evaluated, and of the drafts that all these systems improved. A proposal's drafts are one group.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from penname.evaluate.statistics import compare
+from revisions_data import JUDGED, take
+
+Rows = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""What is known of each text, by system and draft."""
 
 
 def win(mine: float, other: float) -> float:
@@ -26,7 +39,7 @@ def signed(values: Sequence[float], others: Sequence[float], groups: Sequence[st
     return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
-def report(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], kind: str, keys: Sequence[str]) -> str:
+def report(rows: Rows, kind: str, keys: Sequence[str]) -> str:
     """Two tables of Markdown: each system against the original, and the whole of PIT against each."""
     groups = [rows["original"][key]["id"] for key in keys]
 
@@ -66,3 +79,38 @@ def report(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], kind: str, keys:
 def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """Rows as Markdown."""
     return "".join(f"| {' | '.join(line)} |\n" for line in (heads, ["---"] * len(heads), *lines))
+
+
+def together(folders: Sequence[Path], split: str, systems: Sequence[str]) -> tuple[Rows, dict[str, str]]:
+    """The rows of these systems (none: of all), and the drafts that each of them has, with their kinds."""
+    kinds: dict[str, str] = {}
+    runs: list[dict[str, dict[str, dict[str, Any]]]] = []
+    for number, folder in enumerate(folders):
+        kinds |= {f"{number} {one.key}": one.kind for one in take(folder / f"{split}.jsonl")}
+        runs.append({})
+        for line in (folder / f"rows-{split}.jsonl").read_text("utf-8").splitlines():
+            row = json.loads(line)
+            runs[-1].setdefault(row["system"], {})[f"{number} {row['key']}"] = row
+    asked = [name for name in runs[0] if not systems or name in ("original", *systems)]
+    rows = {
+        name: {key: row for run in runs for key, row in run[name].items()}
+        for name in asked
+        if all(name in run for run in runs)
+    }
+    return rows, {key: kind for key, kind in kinds.items() if all(key in found for found in rows.values())}
+
+
+def main() -> None:
+    """Tell of several runs together."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("out", type=Path, nargs="+", help="folders of revisions.py")
+    parser.add_argument("--split", choices=("validation", "test"), default="test")
+    parser.add_argument("--systems", nargs="+", default=(), help="those to tell of; default: all")
+    given = parser.parse_args()
+    rows, kinds = together(given.out, given.split, given.systems)
+    for kind in (*JUDGED, "both"):
+        print(report(rows, kind, [key for key, own in kinds.items() if kind in (own, "both")]))
+
+
+if __name__ == "__main__":
+    main()
