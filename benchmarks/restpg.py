@@ -164,7 +164,8 @@ def _cell(
     users: Mapping[str, str],
     metric: str,
 ) -> str:
-    mean = np.mean([one[metric] for one in mine.values()])
+    # An author's manner cannot be told where nothing earlier of the author is left to learn it from.
+    mean = np.mean([one[metric] for one in mine.values() if metric in one])
     return f"{metric} {mean:.4g} {_apart(mine, base, users, metric)}"
 
 
@@ -178,8 +179,8 @@ def _apart(
     users: Mapping[str, str],
     metric: str,
 ) -> str:
-    """The relative difference of two means, with its interval."""
-    shared = [name for name in mine if name in base]
+    """The relative difference of two means, with its interval: over the texts that both have a score of."""
+    shared = [name for name in mine if metric in mine[name] and metric in base.get(name, {})]
     people = sorted({users[name] for name in shared})
     sums = np.array(
         [
