@@ -48,7 +48,11 @@ from penname.writer import Writer
 OPENING = 400  # characters of an abstract: some 90 tokens
 METRICS = ("rouge1", "rougeL", "chrf", "similarity", "style", "authorship", "words")
 JUDGES = ("pmi",)  # and the reward itself, where it is none of all these
+SWAPPED = " (another user's documents)"
 console = Console(highlight=False)
+
+Scores = dict[str, dict[str, dict[str, float]]]
+"""By way of writing, text and metric."""
 
 
 def requests(store: Store, data: Path, split: str, task: str, limit: int, seed: int) -> list[Request]:
@@ -133,29 +137,44 @@ def arms(out: Path, given: argparse.Namespace, seed: int) -> dict[str, str]:
     return found
 
 
-def report(
+def scored(
     results: Results, names: Mapping[str, str], judges: Mapping[str, SumReward], by_id: Mapping[str, Request]
-) -> None:
-    """Means of each way of writing, and relative differences to SFT with intervals over users."""
-    scores: dict[str, dict[str, dict[str, float]]] = {}
-    users = {row.example: row.users[0] for row in results.rows}
+) -> Scores:
+    """What each way of writing got of each text, by its short name."""
+    labels = {method: name for name, method in names.items()}
+    scores: Scores = {}
     for arm in results.arms:
         rows = [row for row in results.rows if row.arm == arm.name]
         answers = [Answer(by_id[row.example], row.text) for row in rows]
-        scores[arm.name] = {row.example: dict(row.scores) for row in rows}
+        name = labels[arm.name.split(" · ")[0]] + (SWAPPED if arm.control else "")
+        scores[name] = {row.example: dict(row.scores) for row in rows}
         for judge, reward in judges.items():
             for row, value in zip(rows, reward.rewards(answers), strict=True):
-                scores[arm.name][row.example][judge] = value
-    labels = {method: name for name, method in names.items()}
-    own = {labels[_method(arm)]: arm for arm in scores if "swap" not in arm}
-    last = max((name for name in own if name.startswith("rest-em")), default="sft")
-    for beside in dict.fromkeys(("sft", last)):
-        base = scores[own[beside]]
+                scores[name][row.example][judge] = value
+    return scores
+
+
+def report(scores: Scores, users: Mapping[str, str], columns: Sequence[str]) -> None:
+    """Means of each way of writing, and relative differences with intervals over users.
+
+    To fine-tuning, without reasoning and with it, and to the last iteration of ReST-EM.
+    """
+    last = [name for name in scores if name.startswith("rest-em") and SWAPPED not in name][-1:]
+    for beside in [name for name in ("sft", *last, "sft-reasoning") if name in scores]:
         console.print(f"\nMeans, and differences to {beside} in per cent [95 %, bootstrap over users]")
-        for arm, mine in scores.items():
-            name = labels[_method(arm)] + (" (another user's documents)" if "swap" in arm else "")
-            cells = "  ".join(_cell(mine, base, users, one) for one in [*METRICS, *judges])
-            console.print(f"{name:28s} {cells}")
+        for name, mine in scores.items():
+            cells = "  ".join(_cell(mine, scores[beside], users, one) for one in columns)
+            console.print(f"{name:28s} {cells}", soft_wrap=True)
+
+
+def together(seeds: Mapping[int, Scores]) -> Scores:
+    """The scores of several seeds as one: of the ways of writing that each has; a text counts once a seed."""
+    first, *others = seeds.values()
+    return {
+        name: {f"{seed} {text}": row for seed, scores in seeds.items() for text, row in scores[name].items()}
+        for name in first
+        if all(name in scores for scores in others)
+    }
 
 
 def _cell(
@@ -167,10 +186,6 @@ def _cell(
     # An author's manner cannot be told where nothing earlier of the author is left to learn it from.
     mean = np.mean([one[metric] for one in mine.values() if metric in one])
     return f"{metric} {mean:.4g} {_apart(mine, base, users, metric)}"
-
-
-def _method(arm: str) -> str:
-    return arm.split(" · ")[0]
 
 
 def _apart(
@@ -223,6 +238,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     model, embedder = load_model(), load_embedder()
     texts = PromptTexts.load()
+    found: dict[int, Scores] = {}
     for seed in given.seeds:
         with Store(given.out / f"users-{seed}.db") as store:
             to_learn = requests(store, given.data, "train", given.task, given.inputs, seed)
@@ -252,7 +268,13 @@ def main() -> None:
             )
             asked = [spec for spec in dict.fromkeys([*JUDGES, given.reward]) if spec not in METRICS]
             judges = {spec: reward(spec, held) for spec in asked}
-            report(results, names, judges, {one.id: one for one in held})
+            found[seed] = scored(results, names, judges, {one.id: one for one in held})
+            users = {one.id: one.users[0] for one in held}  # the same texts with every seed
+            report(found[seed], users, [*METRICS, *judges])
+    if len(found) > 1:
+        console.print(f"\nSeeds {', '.join(map(str, found))} together")
+        owners = {f"{seed} {text}": user for seed in found for text, user in users.items()}
+        report(together(found), owners, [*METRICS, *asked])
 
 
 if __name__ == "__main__":
