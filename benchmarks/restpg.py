@@ -1,9 +1,11 @@
 """REST-PG against what it is made of, on real proposals: SFT, with reasoning, ReST-EM, REST-PG by iteration.
 
-Authors' documents before 2024 to learn from, those after mid-2024 to test on (the split of the data). A task
-is `abstract` (the beginning of the abstract from the title) or `P-4` (the title from the abstract). Every run
-is scored by the reward that trained it, by metrics that did not, and by the mutual information under the
-base model, a judge that gave no reward; the control writes from another user's documents.
+Authors' documents before 2024 to learn from, those after mid-2024 to test on (the split of the data);
+settings are chosen on the validation split, or on `earlier`, which adds what of the training split no model
+learnt from. A task is `abstract` (the beginning of the abstract from the title) or `P-4` (the title from the
+abstract). Every run is scored by the reward that trained it, by metrics that did not, and by the mutual
+information under the base model, a judge that gave no reward; the control writes from another user's
+documents.
 
     python benchmarks/restpg.py OUT [--task abstract] [--seeds 0] [--split test] [--reward similarity] …
 
@@ -56,7 +58,13 @@ Scores = dict[str, dict[str, dict[str, float]]]
 
 
 def requests(store: Store, data: Path, split: str, task: str, limit: int, seed: int) -> list[Request]:
-    """The split's texts to write, drawn by `seed`; a larger limit keeps those of a smaller one."""
+    """The split's texts to write, drawn by `seed`; a larger limit keeps those of a smaller one.
+
+    `earlier`: the validation split's, then those of the training split.
+    """
+    if split == "earlier":
+        parts = [requests(store, data, one, task, limit, seed) for one in ("validation", "train")]
+        return [one for part in parts for one in part]
     loaded = load("proposals", store, data=data, split=split, tasks=["P-4"])
     drawn = random.Random(f"{seed} {split}").sample(list(loaded.requests), len(loaded.requests))
     found = []
@@ -216,7 +224,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="a folder for everything")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/proposals.jsonl.gz"))
     parser.add_argument("--task", choices=("abstract", "P-4"), default="abstract")
-    parser.add_argument("--split", choices=("validation", "test"), default="test")
+    parser.add_argument("--split", choices=("validation", "earlier", "test"), default="test")
     parser.add_argument("--runs", nargs="+", choices=("rest-em", "rest-pg"), default=["rest-em", "rest-pg"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--inputs", type=int, default=160, help="texts to learn from")
@@ -239,10 +247,14 @@ def main() -> None:
     model, embedder = load_model(), load_embedder()
     texts = PromptTexts.load()
     found: dict[int, Scores] = {}
+    owners: dict[str, str] = {}
     for seed in given.seeds:
         with Store(given.out / f"users-{seed}.db") as store:
             to_learn = requests(store, given.data, "train", given.task, given.inputs, seed)
-            held = requests(store, given.data, given.split, given.task, given.held, 0)
+            learnt = {one.id for one in to_learn}
+            wanted = given.held if given.split != "earlier" else given.held + given.inputs
+            held = requests(store, given.data, given.split, given.task, wanted, 0)
+            held = [one for one in held if one.id not in learnt][: given.held]
             console.print(f"seed {seed}: {len(to_learn)} texts to learn from, {len(held)} of {given.split}")
 
             def reward(spec: str, about: Sequence[Request], store: Store = store) -> SumReward:
@@ -269,11 +281,11 @@ def main() -> None:
             asked = [spec for spec in dict.fromkeys([*JUDGES, given.reward]) if spec not in METRICS]
             judges = {spec: reward(spec, held) for spec in asked}
             found[seed] = scored(results, names, judges, {one.id: one for one in held})
-            users = {one.id: one.users[0] for one in held}  # the same texts with every seed
+            users = {one.id: one.users[0] for one in held}
+            owners |= {f"{seed} {text}": user for text, user in users.items()}
             report(found[seed], users, [*METRICS, *judges])
     if len(found) > 1:
         console.print(f"\nSeeds {', '.join(map(str, found))} together")
-        owners = {f"{seed} {text}": user for seed in found for text, user in users.items()}
         report(together(found), owners, [*METRICS, *asked])
 
 

@@ -88,6 +88,17 @@ def test_equal_chances_give_the_lowest_and_a_blank_draft_is_not_asked() -> None:
         anchored(judge, [Case("x", "y", "z"), Case("x", " ", "z")], TEXTS, silent)
 
 
+def test_what_is_no_mark_and_no_draft_counts_for_nothing_and_is_told() -> None:
+    told: list[str] = []
+    judge = Judge(lambda prompt, option: 0.0 if "odd" in prompt else float(option == "2"))
+    cases = [Case("x", "y", text) for text in ("odd", "plain", "odd too")]
+    assert anchored(judge, cases, TEXTS, told.append) == [0.0, 0.3, 0.0]
+    assert "gave no mark in 2 of 3 answers: each counts as 0" in told.pop()
+    assert pairwise(judge, [Duel("x", "y", "odd", "z")], TEXTS, told.append) == [Verdict("tie")]
+    assert "named neither draft in 2 of 2 answers" in told.pop()
+    assert not told
+
+
 def longer(prompt: str, option: str) -> float:
     return float(len(last(prompt, f"Draft {option}")))
 

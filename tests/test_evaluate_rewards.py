@@ -406,6 +406,26 @@ def test_manners_that_nobody_has_are_refused(make: Callable[..., SumReward]) -> 
         make("chrf+style", requests=REQUESTS[:1])
 
 
+class Talker(Judge):
+    """Says something that is no mark of drafts that mention the tide."""
+
+    def choose(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[list[float]]:
+        found = super().choose(prompts, options)
+        return [
+            [0.0] * len(chances) if "the tide" in flat(prompt) else chances
+            for prompt, chances in zip(prompts, found, strict=True)
+        ]
+
+
+def test_what_a_judge_gives_no_mark_has_no_reward(make: Callable[..., SumReward]) -> None:
+    told: list[str] = []
+    reward = make("judge", judge=Talker(), note=told.append, kept=None)
+    assert reward.rewards(answers("a plain one", "of the tide")) == [ANCHORS[2], 0.0]
+    assert reward.rewards(answers("the tide again", "the tide at last", "calm")) == [0.0, 0.0, ANCHORS[2]]
+    assert len(told) == 1
+    assert "gave no mark in 1 of 2 answers: each counts as 0" in told[0]
+
+
 def test_how_far_authorship_can_be_trusted_is_told(make: Callable[..., SumReward]) -> None:
     told: list[str] = []
     make("authorship", note=told.append)

@@ -212,9 +212,13 @@ def test_options_with_the_same_first_token_are_not_guessed(serve):
         serve(first_token(**{"1": 0.3, "5": 0.4})).model().choose(["Rate it"], [["1", "5", "10"]])
 
 
-def test_options_that_the_model_would_not_begin(serve):
-    with pytest.raises(ServerRefusedError, match="none of the tokens"):
-        serve(first_token(Well=0.9)).model().choose(["Is it?"], [["yes", "no"]])
+def test_options_that_the_model_would_not_begin_have_no_chance(serve):
+    assert serve(first_token(Well=0.9)).model().choose(["Is it?"], [["yes", "no"]]) == [[0, 0]]
+
+
+def test_a_server_that_lists_no_first_tokens_is_not_taken_for_one_that_would_say_something_else(serve):
+    with pytest.raises(ServerRefusedError, match="does not tell which tokens could come first"):
+        serve(first_token()).model().choose(["Is it?"], [["yes", "no"]])
 
 
 @pytest.mark.parametrize("echo", ["refused", "ignored"])

@@ -201,9 +201,11 @@ def test_rewards_that_are_all_one_number_tell_nothing_apart() -> None:
 
 
 def test_the_summary_counts() -> None:
-    inputs = [some(0.2, 0.8), [Sample("", "cut", True, 0.5), Sample("", "", False)]]
+    others = [Sample("", "cut", True, 0.5), Sample("", "", False), Sample("", "mute", False)]
+    inputs = [some(0.2, 0.8), others]
     found = summary(inputs, [[1], []])
-    assert (found["samples"], found["cut"], found["blank"], found["kept"]) == (4, 1, 1, 1)
+    assert (found["samples"], found["cut"], found["blank"], found["kept"]) == (5, 1, 1, 1)
+    assert found["unrewarded"] == 1  # of a reward of 0 with a text
     assert found["above"] == 0.5
     assert found["best_reward"] == pytest.approx(0.65)
     assert found["kept_reward"] == 0.8

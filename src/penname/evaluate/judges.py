@@ -66,7 +66,8 @@ def anchored(judge: LanguageModel, cases: Sequence[Case], texts: PromptTexts, no
     """How near each draft comes to the real text: one of `ANCHORS`, in the cases' order.
 
     The score is the anchor of highest probability, divided by 10 (REST-PG, arXiv 2501.04167): 0.1 unrelated,
-    1.0 perfect. Of equally probable ones the lowest counts, and a blank draft has the lowest unasked.
+    1.0 perfect. Of equally probable ones the lowest counts, and a blank draft has the lowest unasked. A judge
+    behind a server may answer something that is no mark at all: 0, which is counted and told.
 
     Raises:
         BadInputError: a case without a real text.
@@ -82,14 +83,16 @@ def anchored(judge: LanguageModel, cases: Sequence[Case], texts: PromptTexts, no
     answers = judge.choose([prompt for [prompt], _ in fits], [_MARKS] * len(asked))
     scores = [ANCHORS[0]] * len(cases)
     for i, chances in zip(asked, answers, strict=True):
-        scores[i] = ANCHORS[chances.index(max(chances))]
+        scores[i] = ANCHORS[chances.index(max(chances))] if any(chances) else 0.0
+    _tell_mute(answers, "gave no mark", "0", note)
     return scores
 
 
 def pairwise(judge: LanguageModel, duels: Sequence[Duel], texts: PromptTexts, note: Note) -> list[Verdict]:
     """Which draft of each duel is nearer to the real text; an answer that flips with their order is a tie.
 
-    Not asked: the same text twice is a tie, and a blank draft loses.
+    Not asked: the same text twice is a tie, and a blank draft loses. An answer that names neither draft is a
+    tie, which is counted and told.
 
     Raises:
         BadInputError: a duel without a real text.
@@ -109,6 +112,7 @@ def pairwise(judge: LanguageModel, duels: Sequence[Duel], texts: PromptTexts, no
     for at, i in enumerate(asked):
         straight, (one, other) = answers[2 * at], answers[2 * at + 1]
         found[i] = _verdict(_winner(straight), _winner([other, one]))
+    _tell_mute(answers, "named neither draft", "a tie", note)
     return [verdict for verdict in found if verdict is not None]
 
 
@@ -213,3 +217,8 @@ def _tell(judge: LanguageModel, cut: Sequence[bool], note: Note) -> None:
             f"the judge read {sum(cut):,} of {len(cut):,} cases with their texts shortened, to fit its "
             f"context of {judge.context:,} tokens"
         )
+
+
+def _tell_mute(answers: Sequence[Sequence[float]], what: str, rule: str, note: Note) -> None:
+    if mute := sum(not any(chances) for chances in answers):
+        note(f"the judge {what} in {mute:,} of {len(answers):,} answers: each counts as {rule}")

@@ -7,6 +7,7 @@ weighs parts against one another and keeps their values.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol
@@ -223,9 +224,10 @@ class Manners:
 class Judged:
     """The anchor that a judge finds most probable (`judges.anchored`; arXiv 2501.04167): 0.1 to 1.
 
-    A judge is asked for the probabilities of its five marks, so it always answers. Where it has no opinion,
-    and all marks are equally probable, the lowest counts: 0.1 for every answer, a reward that is constant and
-    teaches nothing. Texts that do not fit are cut as `anchored` does, which is told once.
+    A judge is asked for the probabilities of its five marks. Where it has no opinion, and all marks are
+    equally probable, the lowest counts: 0.1 for every answer, a reward that is constant and teaches nothing.
+    Where a server's judge answers something that is no mark, the reward is 0, from which nothing is learnt.
+    Texts that do not fit are cut as `anchored` does. Both are told once.
     """
 
     def __init__(self, judge: LanguageModel, texts: PromptTexts, note: Note) -> None:
@@ -303,15 +305,16 @@ class Liked:
 
 
 class _Once:
-    """Tells the first thing that it is told, and no other."""
+    """Tells each thing that it is told once; what differs in its numbers alone is the same."""
 
     def __init__(self, note: Note) -> None:
         self._note = note
-        self._told = False
+        self._told: set[str] = set()
 
     def __call__(self, text: str) -> None:
-        if not self._told:
-            self._told = True
+        kind = re.sub(r"\d[\d,]*", "", text)
+        if kind not in self._told:
+            self._told.add(kind)
             self._note(text)
 
 

@@ -182,6 +182,7 @@ class LanguageModel(Protocol):
     def choose(self, prompts: Sequence[Prompt], options: Sequence[Sequence[str]]) -> list[list[float]]:
         """Probability of each option as the continuation of its prompt; a prompt's options sum to 1.
 
+        All are 0 where a server lists the likeliest continuations and none of them begins an option.
         `options[i]` are those of `prompts[i]`. No option should begin another one: the shorter would always
         be the likelier of the two.
 

@@ -208,7 +208,8 @@ class RemoteLM:
         """Probability of each option after its prompt; a prompt's options sum to 1.
 
         By the options' scores where the server can score. Else by the first token alone, among the likeliest
-        that the server lists: an option whose beginning is not among them gets 0.
+        that the server lists: an option whose beginning is not among them gets 0, and that may be all of
+        them.
 
         Raises:
             BadInputError: as `LanguageModel.choose`.

@@ -229,11 +229,14 @@ def first_token_shares(top: dict[str, float], options: Sequence[str]) -> list[fl
     """Probability of each option, told by the first token alone; they sum to 1.
 
     A token counts to the option that it begins; where an option is there as a whole token, only that token
-    counts to it. An option that none of the listed tokens begins gets 0. Spaces around are ignored.
+    counts to it. An option that none of the listed tokens begins gets 0, and where they begin none at all,
+    the model would say something else, all get 0. Spaces around are ignored.
 
     Raises:
-        UnscorableError: a token begins several options, or no token begins any.
+        UnscorableError: a token begins several options, or no tokens are told.
     """
+    if not top:
+        raise UnscorableError("it does not tell which tokens could come first")
     wanted = [option.strip() for option in options]
     whole = {token.strip() for token in top}
     mass = [0.0] * len(wanted)
@@ -247,9 +250,7 @@ def first_token_shares(top: dict[str, float], options: Sequence[str]) -> list[fl
         if begun:
             mass[begun[0]] += math.exp(logprob)
     total = sum(mass)
-    if not total:
-        raise UnscorableError("none of the tokens that it lists begins an option")
-    return [share / total for share in mass]
+    return [share / total for share in mass] if total else mass
 
 
 def _score(values: list[float | None]) -> Score:

@@ -60,6 +60,7 @@ def summary(inputs: Sequence[Sequence[Sample]], kept: Sequence[Sequence[int]]) -
         "samples": len(every),
         "cut": sum(one.cut for one in every),
         "blank": sum(not one.answer.strip() for one in every),
+        "unrewarded": sum(not one.reward and bool(one.answer.strip()) for one in every),
         "distinct": sum(len({(one.reasoning, one.answer) for one in samples}) for samples in inputs),
         "reward": _mean([one.reward for one in every]),
         "best_reward": _mean(tops),

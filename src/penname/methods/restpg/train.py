@@ -351,8 +351,8 @@ def _tell(note: Callable[[str], None], number: int, figures: Mapping[str, float]
         f"iteration {number}: {figures['samples']:,} outputs of {figures['inputs']:,} inputs, reward "
         f"{figures['reward']:.3f} in the mean, {figures['best_reward']:.3f} of each input's best; learnt "
         f"from: {figures['kept']:,} of {figures['kept_reward']:.3f}, of {figures['above']:.0%} of the "
-        f"inputs; cut at the limit: {figures['cut']:,}; words: {figures['words']:.0f}, of those learnt from "
-        f"{figures['kept_words']:.0f}"
+        f"inputs; cut at the limit: {figures['cut']:,}; of reward 0: {figures['unrewarded']:,}; words: "
+        f"{figures['words']:.0f}, of those learnt from {figures['kept_words']:.0f}"
     )
 
 
