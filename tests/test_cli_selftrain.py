@@ -79,6 +79,10 @@ def test_rest_em_learns_from_its_own_outputs(cli: Cli) -> None:
     assert (card["method"], card["data"]["texts"], card["settings"]["reward"]) == ("rest-em", 6, "chrf")
     assert [line["samples"] for line in card["iterations"]] == [24]
     assert "iteration 1: 24 outputs of 6 inputs" in outcome.err
+    assert set(card["left_out"]) == {
+        "requests left out: dated 2024-05-01 or later",
+        "requests left out: no author has 1 documents to learn from",
+    }
     again = cli("train", "rest-em", *FAST, *ITERATED, "--out", "run")
     assert (again.status, "is there already" in again.err) == (1, True)
 

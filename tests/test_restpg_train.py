@@ -22,7 +22,7 @@ from penname.methods.restpg.method import open_reasoning
 from penname.methods.restpg.reasoning import Reasoned
 from penname.methods.restpg.select import Sample, best, summary
 from penname.methods.restpg.train import train_rest_pg
-from penname.records import Document, Request
+from penname.records import Document, Hit, Request
 from penname.store import Store
 from penname.tasks import task
 from penname.train.folder import Trained, open_trained
@@ -293,8 +293,37 @@ def test_reasoning_that_copies_is_not_learnt(tiny_model: Path, tmp_path: Path) -
     saying = Saying({"cat": "copies the real text: overlap 0.5"})
     config = settings(iterations=0)
     found = train(tmp_path / "copied", tiny_model, config, reasoner=saying, note=told.append)
-    assert any("1 of 4 reasonings left out" in text for text in told)
-    assert json.loads((found.path / "penname.json").read_text("utf-8"))["method"] == "sft-reasoning"
+    assert any("3 of 4 are learnt" in text and "copies the real text: 1" in text for text in told)
+    card = json.loads((found.path / "penname.json").read_text("utf-8"))
+    assert card["method"] == "sft-reasoning"
+    assert card["reasoning"]["left out: copies the real text"] == 1
+    assert "reasoning learnt: 3 of 4" in (found.path / "README.md").read_text("utf-8")
+
+
+def test_the_result_counts_what_was_left_out_and_what_was_short(tiny_model: Path, tmp_path: Path) -> None:
+    [cat, dog, *rest] = materials()
+    shown = Hit(user="ann", document=Document(id="old", text="the old mat"), score=1.0)
+    blank = replace(
+        dog, example=replace(dog.example, request=dog.example.request.model_copy(update={"gold": " "}))
+    )
+    found = train(
+        tmp_path / "counted",
+        tiny_model,
+        settings(iterations=0, reasoning=None),
+        found=[replace(cat, hits=(shown,)), blank, *rest],
+        context={"stages": "retrieval", "k": 1},
+        left_out={"requests left out: without a date": 7},
+    ).path
+    card = json.loads((found / "penname.json").read_text("utf-8"))
+    assert card["left_out"] == {
+        "requests left out: without a date": 7,
+        "examples left out: their real text is empty": 1,
+    }
+    assert card["short_histories"] == len(rest)
+    assert card["reasoning"] is None
+    told = (found / "README.md").read_text("utf-8")
+    assert "- requests left out: without a date: 7\n" in told
+    assert f"{len(rest)} with fewer documents than k" in told
 
 
 def test_nothing_to_learn_from_is_an_error(tiny_model: Path, tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def _train(method: Method, asked: Mapping[str, Any]) -> None:
         base = load_model(asked["model"])
         room = config.answer_tokens + (config.reasoning.budget if config.reasoning else 0)
         writer = Writer(store, base, asked["shown"], k=asked["k"], texts=texts, max_tokens=room, note=note)
-        requests = _requests(store, task, asked)
+        requests, left_out = _requests(store, task, asked)
         users = dict.fromkeys(user for one in requests for user in one.users)
         note(f"{plural(len(requests), 'text')} of {plural(len(users), 'user')}")
         reward = _reward(store, requests, base, texts, folder, asked) if config.iterations else None
@@ -253,6 +253,7 @@ def _train(method: Method, asked: Mapping[str, Any]) -> None:
                 reasoner=reasoner,
                 reward=reward,
                 context={"stages": asked["shown"], "k": asked["k"]},
+                left_out=left_out,
                 progress=tell,
                 note=note,
             )
@@ -260,8 +261,8 @@ def _train(method: Method, asked: Mapping[str, Any]) -> None:
     done(trained, json=asked["json"])
 
 
-def _requests(store: Store, task: Task, asked: Mapping[str, Any]) -> list[Request]:
-    """What is learnt from, with what was left out told on stderr.
+def _requests(store: Store, task: Task, asked: Mapping[str, Any]) -> tuple[list[Request], dict[str, int]]:
+    """What is learnt from, and what was left out, by reason: that is told on stderr too.
 
     Raises:
         BadInputError: there is nothing.
@@ -281,7 +282,7 @@ def _requests(store: Store, task: Task, asked: Mapping[str, Any]) -> list[Reques
             f"the store holds no text to learn the task {task.name!r} from: import documents, or requests "
             "with their real texts, or choose another --task"
         )
-    return found
+    return found, left_out
 
 
 def _reads(shown: str) -> bool:

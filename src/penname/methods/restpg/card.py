@@ -1,9 +1,13 @@
-"""The model card of a result of REST-PG, for a person."""
+"""What a result of REST-PG tells of itself: figures of what was seen, and the model card for a person."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from penname.methods.restpg import reasoning, select
+from penname.train import seen
 
 _ABOUT = {
     "sft": "Fine-tuned on its users' own texts.",
@@ -12,6 +16,22 @@ _ABOUT = {
     "rest-pg": "Reasons about the writer, then writes; trained on its own best outputs (REST-PG, "
     "arXiv 2501.04167).",
 }
+
+
+def reasoning_figures(folder: Path) -> dict[str, int | float]:
+    """What was said of the writers, as a training's rows say: `reasoning.summary`."""
+    rows = seen.read(folder / seen.SEEN / "reasoning.jsonl")
+    return reasoning.summary(
+        [reasoning.Reasoned(row["reasoning"], row["overlap"], row["why"]) for row in rows]
+    )
+
+
+def iteration_figures(folder: Path, number: int) -> dict[str, float]:
+    """What the expectation step of an iteration saw, as its rows say: `select.summary`."""
+    rows = seen.read(folder / seen.SEEN / f"iteration-{number}.jsonl")
+    inputs = [[select.sample_of(sample) for sample in row["samples"]] for row in rows]
+    kept = [[i for i, sample in enumerate(row["samples"]) if sample["kept"]] for row in rows]
+    return {"iteration": number, **select.summary(inputs, kept)}
 
 
 def model_card(card: Mapping[str, Any]) -> str:
@@ -28,14 +48,21 @@ def model_card(card: Mapping[str, Any]) -> str:
         if rows
         else ""
     )
+    short = f"; {card['short_histories']:,} with fewer documents than k" if card["short_histories"] else ""
+    left_out = "".join(f"- {why}: {number:,}\n" for why, number in card["left_out"].items())
+    if said := card["reasoning"]:
+        left_out += (
+            f"- reasoning learnt: {said['kept']:,} of {said['examples']:,}, overlap with the real text alone "
+            f"{said['overlap_kept']:.1%}\n"
+        )
     return f"""# {card["method"]} over {card["model"]}
 
 {_ABOUT[card["method"]]} Made by penname {card["version"]}.
 
     penname write --user USER --task {settings["task"]} --method rest-pg:THIS_FOLDER …
 
-- texts: {data["texts"]:,} of {data["users"]:,} users
-- reward: {settings["reward"] or "none"}
+- texts: {data["texts"]:,} of {data["users"]:,} users{short}
+{left_out}- reward: {settings["reward"] or "none"}
 - settings: {settings}
 - base model's weights: {card["model_fingerprint"]}
 - data: {data["fingerprint"]}

@@ -20,7 +20,7 @@ from typing import Any
 
 from penname.errors import BadInputError
 from penname.lm import Generation, LanguageModel, ModelConfig, Sampling, load_model
-from penname.methods.restpg.card import model_card
+from penname.methods.restpg.card import iteration_figures, model_card, reasoning_figures
 from penname.methods.restpg.config import RestPGConfig
 from penname.methods.restpg.examples import Answer, Example, Material, Reward
 from penname.methods.restpg.reasoning import Reasoner
@@ -48,6 +48,7 @@ def train_rest_pg(
     reasoner: Reasoner | None = None,
     reward: Reward | None = None,
     context: Mapping[str, Any] = {},
+    left_out: Mapping[str, int] = {},
     progress: Progress = lambda *_: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> Trained:
@@ -61,6 +62,7 @@ def train_rest_pg(
         reasoner: makes the reasoning to begin with; needed where `config.reasoning` is given.
         reward: of an answer; needed where there are iterations.
         context: how the prompts were made, for whoever writes with the result: "stages" and "k".
+        left_out: what the caller left out before, by reason (`requests_to_learn`): for the result's card.
         progress: called as the work goes on.
         note: told what a person should know.
 
@@ -70,7 +72,7 @@ def train_rest_pg(
         TrainedError, ModelError: as `train_sft`.
     """
     check_free(out.expanduser())
-    run = _Run(materials, task, config, model, reasoner, reward, context, progress, note)
+    run = _Run(materials, task, config, model, reasoner, reward, context, left_out, progress, note)
     with workshop(out, run.asked) as folder:
         (folder / seen.SEEN).mkdir(exist_ok=True)
         (folder / "iterations").mkdir(exist_ok=True)
@@ -92,6 +94,7 @@ class _Run:
         reasoner: Reasoner | None,
         reward: Reward | None,
         context: Mapping[str, Any],
+        left_out: Mapping[str, int],
         progress: Progress,
         note: Callable[[str], None],
     ) -> None:
@@ -100,8 +103,15 @@ class _Run:
         if config.iterations and reward is None:
             raise BadInputError(f"{config.method} needs a reward")
         self.materials = [one for one in materials if one.example.gold.strip()]
+        self.left_out = dict(left_out)
         if blank := len(materials) - len(self.materials):
             note(f"{blank:,} examples left out: their real text is empty")
+            self.left_out["examples left out: their real text is empty"] = blank
+        # Where prompts show profiles alone, no documents were to be found.
+        k = context.get("k", 0) if any(one.hits for one in self.materials) else 0
+        self.short = sum(len(one.hits) < k for one in self.materials)
+        if self.short:
+            note(f"{self.short:,} of {len(self.materials):,} texts have fewer than {k} documents to show")
         if not self.materials:
             raise BadInputError("there is no text to learn from")
         self.task, self.config, self.spec = task, config, model
@@ -194,9 +204,7 @@ class _Run:
             seen.append(file, new)
             rows += new
             self.progress("reasoning", len(rows), len(self.materials), {})
-        left_out = [row["why"] for row in rows if row["why"]]
-        if left_out:
-            self.note(f"{len(left_out):,} of {len(rows):,} reasonings left out, such as: {left_out[0]}")
+        _tell_reasoning(self.note, reasoning_figures(folder))
         return {row["id"]: row["reasoning"] for row in rows if not row["why"]}
 
     def _expect(self, folder: Path, number: int) -> list[list[Sample]]:
@@ -311,13 +319,22 @@ class _Run:
     def finish(self, folder: Path, out: Path) -> Trained:
         """The result: the last model, those before it, and what was seen on the way."""
         last = self.config.iterations
-        lines = [_figures(folder, number) for number in range(1, last + 1)]
-        newest = json.loads((self._folder(folder, last) / CARD).read_text(encoding="utf-8"))
+        models = [
+            json.loads((self._folder(folder, number) / CARD).read_text(encoding="utf-8"))
+            for number in range(last + 1)
+        ]
+        lines = [
+            {**iteration_figures(folder, number), "left_out": models[number]["data"]["left_out"]}
+            for number in range(1, last + 1)
+        ]
         card = {
             **self.asked,
             "model": self.spec or self.base.name,
+            "left_out": {**self.left_out, **models[0]["data"]["left_out"]},
+            "short_histories": self.short,
+            "reasoning": reasoning_figures(folder) if self.config.reasoning else None,
             "iterations": lines,
-            "held_out": newest["held_out"],
+            "held_out": models[last]["held_out"],
             "rewards": list(self.reward.judges) if self.reward and last else [],
             "version": version("penname"),
         }
@@ -338,12 +355,12 @@ class _Run:
         return finish(folder, out, card, fill)
 
 
-def _figures(folder: Path, number: int) -> dict[str, float]:
-    """What the expectation step of an iteration saw, as its rows say."""
-    rows = seen.read(folder / seen.SEEN / f"iteration-{number}.jsonl")
-    inputs = [[sample_of(sample) for sample in row["samples"]] for row in rows]
-    kept = [[i for i, sample in enumerate(row["samples"]) if sample["kept"]] for row in rows]
-    return {"iteration": number, **summary(inputs, kept)}
+def _tell_reasoning(note: Callable[[str], None], figures: Mapping[str, float]) -> None:
+    left_out = "".join(f"; {why}: {number}" for why, number in figures.items() if why.startswith("left out"))
+    note(
+        f"reasoning: {figures['kept']:,} of {figures['examples']:,} are learnt; overlap with the real text "
+        f"alone {figures['overlap']:.1%}, of those learnt {figures['overlap_kept']:.1%}{left_out}"
+    )
 
 
 def _tell(note: Callable[[str], None], number: int, figures: Mapping[str, float]) -> None:
