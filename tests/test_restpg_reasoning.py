@@ -186,6 +186,15 @@ def test_a_base_like_model_names_keywords_and_the_rest_is_counted() -> None:
     assert model.samplings[0].stop == ("\n",)
 
 
+def test_what_several_wrote_together_is_no_habit() -> None:
+    ours = ("Keeping a queen", "We keep a queen in every hive. We mark her in spring.")
+    others = ((f"Keeping {n} queens", f"We keep {n} queens in the hives.") for n in ("two", "nine"))
+    for documents, opens in (((ours,) * 3, False), ((ours, *others), True)):
+        together = material(*documents, users=("ann", "bob", "eve"))
+        [found], _ = reasoned(lambda _: "queen", "completion", together)
+        assert ("often opens with “We keep”" in found.text) == opens
+
+
 def test_what_is_composed_fits_and_style_goes_last() -> None:
     config = ReasoningConfig(max_tokens=14)
     [found], model = reasoned(lambda _: "queen, hive, bees", "completion", config=config)

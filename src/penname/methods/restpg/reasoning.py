@@ -246,7 +246,9 @@ def _lines(keywords: Sequence[str], titles: Sequence[str], manner: str) -> list[
 
 def _manner(task: Task, material: Material) -> str:
     """How the documents are written, in words, from counting; "" where they show no output."""
-    shown = (task.example(hit.document) for hit in material.hits)
+    # What several wrote together stands in each one's history, and is one text: no habit of thrice.
+    documents = {(hit.document.title, hit.document.text): hit.document for hit in material.hits}
+    shown = map(task.example, documents.values())
     written = [example[1] for example in shown if example]
     facts = measure(written)
     if not facts.words:
