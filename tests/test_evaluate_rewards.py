@@ -406,6 +406,16 @@ def test_manners_that_nobody_has_are_refused(make: Callable[..., SumReward]) -> 
         make("chrf+style", requests=REQUESTS[:1])
 
 
+def test_values_are_counted_as_they_come(make: Callable[..., SumReward]) -> None:
+    asked = answers(*(f"a text, number {n}" for n in range(70)), "", "a text, number 3")
+    seen: list[tuple[int, int]] = []
+    make("chrf+similarity").rewards(asked, lambda done, total: seen.append((done, total)))
+    assert seen == [(n, 142) for n in (65, 71, 71, 136, 142, 142)]  # a batch is 64, and one text stands twice
+    seen.clear()
+    make("chrf+similarity").rewards(asked, lambda done, total: seen.append((done, total)))
+    assert seen == [(71, 142), (142, 142)]  # all were kept
+
+
 class Talker(Judge):
     """Says something that is no mark of drafts that mention the tide."""
 

@@ -59,7 +59,9 @@ class LetterReward:
         self.asked = 0
         self.fails = False
 
-    def rewards(self, answers: Sequence[Answer]) -> list[float]:
+    def rewards(
+        self, answers: Sequence[Answer], progress: Callable[[int, int], None] = lambda *_: None
+    ) -> list[float]:
         if self.fails:
             raise KeyboardInterrupt
         self.asked += len(answers)
@@ -69,7 +71,9 @@ class LetterReward:
 class FlatReward(LetterReward):
     """Says the same of everything."""
 
-    def rewards(self, answers: Sequence[Answer]) -> list[float]:
+    def rewards(
+        self, answers: Sequence[Answer], progress: Callable[[int, int], None] = lambda *_: None
+    ) -> list[float]:
         return [0.5] * len(answers)
 
 

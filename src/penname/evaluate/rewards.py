@@ -10,8 +10,9 @@ Implements `penname.methods.restpg.examples.Reward` (R of arXiv 2501.04167, eq. 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -183,10 +184,17 @@ class SumReward:
         self.fingerprint = digest([[term.weight, part.fingerprint] for term, part in parts.items()])
         self.judges = tuple(dict.fromkeys(judge for part in parts.values() for judge in part.judges))
 
-    def rewards(self, answers: Sequence[Answer]) -> list[float]:
+    def rewards(
+        self, answers: Sequence[Answer], progress: Callable[[int, int], None] = lambda *_: None
+    ) -> list[float]:
         """From 0 to 1 for each answer; a blank one gets 0 unasked.
 
         Values come and are kept in batches of 64: a kill loses the batch in flight.
+
+        Args:
+            answers: what to reward.
+            progress: called after each batch with the values that are there, of all parts, and how many are
+                asked for.
 
         Raises:
             BadInputError: a request has no real text.
@@ -199,15 +207,22 @@ class SumReward:
         texts = [Answer(one.request, one.text.strip()) for one in answers]
         asked = [i for i, one in enumerate(texts) if one.text]
         sums, weights = [0.0] * len(answers), [0.0] * len(answers)
-        for term, part in self._parts.items():
-            values = self._values(term, part, [texts[i] for i in asked])
+
+        def tell(number: int, done: int) -> None:
+            progress(number * len(asked) + done, len(self._parts) * len(asked))
+
+        for number, (term, part) in enumerate(self._parts.items()):
+            values = self._values(term, part, [texts[i] for i in asked], partial(tell, number))
+            tell(number, len(asked))  # also where all of them were kept
             for i, value in zip(asked, values, strict=True):
                 if value is not None:
                     sums[i] += term.weight * value
                     weights[i] += term.weight
         return [total / weight if weight else 0.0 for total, weight in zip(sums, weights, strict=True)]
 
-    def _values(self, term: Term, part: Part, answers: Sequence[Answer]) -> list[float | None]:
+    def _values(
+        self, term: Term, part: Part, answers: Sequence[Answer], progress: Callable[[int], None]
+    ) -> list[float | None]:
         """The part's value of each answer; None where it has nothing to say."""
         abouts = [part.about(one.request) for one in answers]
         keys = {i: (*about, answers[i].text) for i, about in enumerate(abouts) if about is not None}
@@ -222,6 +237,7 @@ class SumReward:
             for start in range(0, len(missing), BATCH):
                 some = [by_key[key] for key in missing[start : start + BATCH]]
                 yield dict(enumerate(_checked(term, part.values(some)), start))
+                progress(len(answers) - len(missing) + start + len(some))
 
         found = Kept(self._kept, part.fingerprint).ask(list(keys.values()), compute)
         values: list[float | None] = [None] * len(answers)

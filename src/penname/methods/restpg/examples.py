@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -62,6 +62,12 @@ class Reward(Protocol):
         """Fingerprints of the models that give it: they are not to judge what it trained."""
         ...
 
-    def rewards(self, answers: Sequence[Answer]) -> list[float]:
-        """A number from 0 to 1 for each answer; a blank answer's is 0."""
+    def rewards(
+        self, answers: Sequence[Answer], progress: Callable[[int, int], None] = lambda *_: None
+    ) -> list[float]:
+        """A number from 0 to 1 for each answer; a blank answer's is 0.
+
+        Args:
+            progress: called with values found and values in all, which may be several of an answer.
+        """
         ...

@@ -214,9 +214,11 @@ class _Run:
         flat = [(place, i) for place, samples in enumerate(found) for i in range(len(samples))]
         answers = [Answer(self.materials[place].example.request, found[place][i].answer) for place, i in flat]
         self.progress(f"rewards {number}", 0, len(answers), {})
-        for (place, i), value in zip(flat, self.reward.rewards(answers), strict=True):
+        values = self.reward.rewards(
+            answers, lambda done, total: self.progress(f"rewards {number}", done, total, {})
+        )
+        for (place, i), value in zip(flat, values, strict=True):
             found[place][i] = replace(found[place][i], reward=value)
-        self.progress(f"rewards {number}", len(answers), len(answers), {})
         return found
 
     def _sampled(self, folder: Path, number: int) -> list[list[Sample]]:
