@@ -53,7 +53,8 @@ def test_each_text_for_each_user(cli: Cli, run: str) -> None:
     ann_long, bob_long, ann_short, bob_short = (row["reward"] for row in outcome.rows)
     assert ann_long > ann_short
     assert bob_long < bob_short
-    assert ann_long == open_reward(run).rewards(["Tell of the owl."], [answers("owl")[0]], ["ann0"])[0]
+    [alone] = open_reward(run).rewards(["Tell of the owl."], [answers("owl")[0]], ["ann0"])
+    assert ann_long == pytest.approx(alone, rel=1e-9)  # read beside others it may be summed otherwise
     plain = cli("score", "--trained", run, *users, *PROMPT, "long.txt").out.splitlines()
     assert plain == [
         "text\tuser\treward",
