@@ -252,9 +252,8 @@ def main() -> None:
         with Store(given.out / f"users-{seed}.db") as store:
             to_learn = requests(store, given.data, "train", given.task, given.inputs, seed)
             learnt = {one.id for one in to_learn}
-            wanted = given.held if given.split != "earlier" else given.held + given.inputs
-            held = requests(store, given.data, given.split, given.task, wanted, 0)
-            held = [one for one in held if one.id not in learnt][: given.held]
+            drawn = requests(store, given.data, given.split, given.task, given.held + given.inputs, 0)
+            held = [one for one in drawn if one.id not in learnt][: given.held]  # some of `earlier` are
             console.print(f"seed {seed}: {len(to_learn)} texts to learn from, {len(held)} of {given.split}")
 
             def reward(spec: str, about: Sequence[Request], store: Store = store) -> SumReward:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,8 @@ _ABOUT = {
 }
 
 
-def reasoning_figures(folder: Path) -> dict[str, int | float]:
+def reasoning_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, int | float]:
     """What was said of the writers, as a training's rows say: `reasoning.summary`."""
-    rows = seen.read(folder / seen.SEEN / "reasoning.jsonl")
     return reasoning.summary(
         [reasoning.Reasoned(row["reasoning"], row["overlap"], row["why"]) for row in rows]
     )
@@ -49,9 +48,9 @@ def model_card(card: Mapping[str, Any]) -> str:
         else ""
     )
     short = f"; {card['short_histories']:,} with fewer documents than k" if card["short_histories"] else ""
-    left_out = "".join(f"- {why}: {number:,}\n" for why, number in card["left_out"].items())
+    counted = "".join(f"- {why}: {number:,}\n" for why, number in card["left_out"].items())
     if said := card["reasoning"]:
-        left_out += (
+        counted += (
             f"- reasoning learnt: {said['kept']:,} of {said['examples']:,}, overlap with the real text alone "
             f"{said['overlap_kept']:.1%}\n"
         )
@@ -62,7 +61,7 @@ def model_card(card: Mapping[str, Any]) -> str:
     penname write --user USER --task {settings["task"]} --method rest-pg:THIS_FOLDER …
 
 - texts: {data["texts"]:,} of {data["users"]:,} users{short}
-{left_out}- reward: {settings["reward"] or "none"}
+{counted}- reward: {settings["reward"] or "none"}
 - settings: {settings}
 - base model's weights: {card["model_fingerprint"]}
 - data: {data["fingerprint"]}

@@ -35,6 +35,7 @@ from penname.train.sft import Written, train_sft
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with what is being done, how much of it is done and of how much, and the newest figures."""
 
+REASONING = "reasoning.jsonl"
 BATCH = 16  # inputs whose outputs are sampled together: what a kill can lose
 
 
@@ -192,7 +193,7 @@ class _Run:
         if self.config.reasoning is None:
             return {}
         assert self.reasoner is not None  # checked at the beginning
-        file = folder / seen.SEEN / "reasoning.jsonl"
+        file = folder / seen.SEEN / REASONING
         rows = seen.read(file)
         known = {row["id"] for row in rows}
         missing = [one for one in self.materials if one.example.request.id not in known]
@@ -204,7 +205,7 @@ class _Run:
             seen.append(file, new)
             rows += new
             self.progress("reasoning", len(rows), len(self.materials), {})
-        _tell_reasoning(self.note, reasoning_figures(folder))
+        _tell_reasoning(self.note, reasoning_figures(rows))
         return {row["id"]: row["reasoning"] for row in rows if not row["why"]}
 
     def _expect(self, folder: Path, number: int) -> list[list[Sample]]:
@@ -329,12 +330,13 @@ class _Run:
             {**iteration_figures(folder, number), "left_out": models[number]["data"]["left_out"]}
             for number in range(1, last + 1)
         ]
+        reasoned = seen.read(folder / seen.SEEN / REASONING)
         card = {
             **self.asked,
             "model": self.spec or self.base.name,
             "left_out": {**self.left_out, **models[0]["data"]["left_out"]},
             "short_histories": self.short,
-            "reasoning": reasoning_figures(folder) if self.config.reasoning else None,
+            "reasoning": reasoning_figures(reasoned) if self.config.reasoning else None,
             "iterations": lines,
             "held_out": models[last]["held_out"],
             "rewards": list(self.reward.judges) if self.reward and last else [],
